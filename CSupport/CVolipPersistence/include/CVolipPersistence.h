@@ -1,0 +1,87 @@
+// CVolipPersistence: what the commit does to bytes and Swift cannot say. Mechanism, no policy.
+//
+// Owns: the comparison of a page with its image by 64-byte lines, the 64-bit seal over lines, and
+// the store of lines that loads each of them once (rule 4) and goes round the cache.
+//
+// Invariants
+// 1. Every variant of a function (scalar, AVX2, AVX-512) returns the same value for the same bytes.
+// 2. A line that is stored is loaded once: what the seal covers is what was stored.
+// 3. Nothing here flushes or fences; that is VolipPersistence's.
+#ifndef CVOLIPPERSISTENCE_H
+#define CVOLIPPERSISTENCE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CVP_LINE_BYTES 64u
+#define CVP_PAGE_BYTES 4096u
+
+/// The instruction sets that a variant may use, from the widest this processor has downwards.
+enum cvp_variant {
+  CVP_SCALAR = 0,
+  CVP_AVX2 = 1,
+  CVP_AVX512 = 2,
+};
+
+/// The widest variant that this processor and its operating system can run.
+enum cvp_variant cvp_variant_widest(void);
+
+/// A mask of the 64-byte lines in which two pages of 4,096 bytes differ: bit i for line i.
+/// Both pages are aligned to 64 bytes.
+uint64_t cvp_page_difference(const void *page, const void *image);
+uint64_t cvp_page_difference_variant(enum cvp_variant variant, const void *page, const void *image);
+
+/// Asks the processor for the lines of two pages before cvp_page_difference reads them.
+void cvp_page_prefetch(const void *page, const void *image);
+
+/// The running state of a seal: eight lanes, one for each 8-byte word of a line.
+struct cvp_seal {
+  uint64_t lanes[8];
+  uint64_t line_count;
+};
+
+/// Starts a seal. Two seals with different seeds share nothing.
+void cvp_seal_begin(struct cvp_seal *seal, uint64_t seed);
+
+/// Adds `line_count` lines of 64 bytes. `lines` is aligned to 64 bytes.
+void cvp_seal_lines(struct cvp_seal *seal, const void *lines, size_t line_count);
+void cvp_seal_lines_variant(enum cvp_variant variant, struct cvp_seal *seal, const void *lines,
+                            size_t line_count);
+
+/// Adds one line with its last word taken as zero.
+void cvp_seal_line_without_last_word(struct cvp_seal *seal, const void *line);
+
+/// Adds lines as cvp_seal_lines does and stores the very bytes it added to `target` with
+/// non-temporal stores. Both are aligned to 64 bytes and do not overlap.
+void cvp_seal_and_store_lines(struct cvp_seal *seal, void *target, const void *lines,
+                              size_t line_count);
+void cvp_seal_and_store_lines_variant(enum cvp_variant variant, struct cvp_seal *seal, void *target,
+                                      const void *lines, size_t line_count);
+
+/// The 64-bit seal of all lines added so far. A change of the lines, of their order, of their
+/// number or of the seed goes unseen with probability 2^-64.
+uint64_t cvp_seal_value(const struct cvp_seal *seal);
+
+/// Copies lines with ordinary stores (rule 5). Both are aligned to 64 bytes.
+void cvp_copy_lines(void *target, const void *lines, size_t line_count);
+
+/// fallocate, which Swift's view of the C library lacks: blocks for [offset, offset + byte_count)
+/// of a file, whose bytes do not change. Returns 0 or a negative errno.
+int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count);
+
+/// A bijection of 64-bit words that spreads every bit over all others (Stafford's variant 13 of
+/// the murmur3 finalizer, as in splitmix64).
+static inline uint64_t cvp_mix(uint64_t word) {
+  word ^= word >> 30;
+  word *= 0xBF58476D1CE4E5B9ull;
+  word ^= word >> 27;
+  word *= 0x94D049BB133111EBull;
+  return word ^ (word >> 31);
+}
+
+/// Time-stamp counter, for costs that are compared with each other and never reported as time.
+static inline uint64_t cvp_ticks(void) {
+  return __builtin_ia32_rdtsc();
+}
+
+#endif

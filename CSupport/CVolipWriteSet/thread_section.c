@@ -1,0 +1,28 @@
+#define _GNU_SOURCE
+#include "CVolipWriteSet.h"
+
+#include <pthread.h>
+
+static _Thread_local struct cvw_thread_section this_thread;
+static pthread_key_t exit_key;
+static void (*abandon_section)(void *owner);
+
+struct cvw_thread_section *cvw_thread_section(void) {
+  return &this_thread;
+}
+
+static void on_thread_exit(void *value) {
+  struct cvw_thread_section *section = value;
+  if (section->depth > 0)
+    abandon_section(section->owner);
+}
+
+int cvw_thread_section_on_exit(void (*abandon)(void *owner)) {
+  abandon_section = abandon;
+  return pthread_key_create(&exit_key, on_thread_exit);
+}
+
+void cvw_thread_section_enroll(void) {
+  if (!pthread_getspecific(exit_key))
+    pthread_setspecific(exit_key, &this_thread);
+}

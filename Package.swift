@@ -1,0 +1,50 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let swiftSettings: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+let cSettings: [CSetting] = [.treatAllWarnings(as: .error)]
+
+func cTarget(_ name: String) -> Target {
+  .target(name: name, path: "CSupport/\(name)", cSettings: cSettings)
+}
+
+func core(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+// The order is the way of the data: a module imports only modules above it. StyleTests checks it.
+let package = Package(
+  name: "volipmem",
+  products: [
+    .library(name: "VolipMem", targets: ["VolipMem"]),
+    .library(name: "PersistentHashmap", targets: ["PersistentHashmap"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.0", traits: []),
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+  ],
+  targets: [
+    .systemLibrary(
+      name: "CLibpmem", path: "CSupport/CLibpmem", pkgConfig: "libpmem",
+      providers: [.apt(["libpmem-dev"])]),
+    .systemLibrary(
+      name: "CLibelf", path: "CSupport/CLibelf", pkgConfig: "libelf",
+      providers: [.apt(["libelf-dev"])]),
+    cTarget("CVolipPersistence"),
+    cTarget("CVolipWriteSet"),
+
+    core("VolipPersistence", ["CLibpmem", "CVolipPersistence"]),
+    core("VolipPool", ["VolipPersistence"]),
+    core("VolipWriteSet", ["VolipPool", "CVolipWriteSet"]),
+    core("VolipCommit", ["VolipWriteSet"]),
+    core("VolipHeap", ["VolipCommit"]),
+    core("VolipMem", ["VolipHeap"]),
+
+    .target(
+      name: "PersistentHashmap", dependencies: ["VolipMem"], path: "Examples/Hashmap/Map",
+      swiftSettings: swiftSettings),
+  ],
+  swiftLanguageModes: [.v6],
+  cLanguageStandard: .gnu11
+)

@@ -1,0 +1,75 @@
+// Checkpoint: frees log space. Everything that the log holds is made durable in the image first.
+//
+//   1. flush the image lines that the live records name, one fence
+//   2. superblock copy 1 (applied lsn, tail), fence; copy 2, fence        (rule 2)
+//   3. only then the space before the tail is free
+//
+// A crash between any two of these replays records that are applied already, which changes nothing.
+
+extension PoolEngine {
+  /// Applies the log for good. Every live record's update has ended: commit and checkpoint run
+  /// under the same gate.
+  func checkpoint() throws(PoolError) {
+    guard !redoLog.isEmpty else { return }
+    var next = file.superblock
+    next.appliedLsn = redoLog.lastLsn
+    next.logTail = redoLog.emptyTail
+    try writeBack(next)
+    redoLog.removeAll()
+  }
+
+  /// Makes the log as large as a record of `recordBytes` needs, by doubling. The log is empty.
+  func growLog(for recordBytes: UInt64) throws(PoolError) {
+    precondition(redoLog.isEmpty)
+    var next = file.superblock
+    var bytes = next.geometry.logBytes
+    while bytes < recordBytes + UInt64(memory.recordAlignment) { bytes *= 2 }
+    bytes = min(bytes, next.geometry.logBytesMax)
+    guard bytes > next.geometry.logBytes else { return }
+    let offset = next.geometry.logOffset
+    try file.allocate(offset + next.geometry.logBytes..<offset + bytes)
+    try file.sync()
+    next.geometry.logBytes = bytes
+    // Positions stand for other places in a log of another size: go on at the start of a lap.
+    next.logTail = (redoLog.head + bytes - 1) / bytes * bytes
+    try writeBack(next)
+    redoLog = RedoLog(file.superblock, memory: memory)
+  }
+
+  /// Makes the pool larger (rule 20). The image grows at the end of the file; nothing refers to the
+  /// new part before both superblock copies name it.
+  func growImage(toFileBytes fileBytes: UInt64) throws(PoolError) {
+    var next = file.superblock
+    let pageBytes = PoolGeometry.pageBytes
+    next.geometry.fileBytes = fileBytes / pageBytes * pageBytes
+    guard next.geometry.fileBytes > file.superblock.geometry.fileBytes,
+      fileBytes <= PoolGeometry.fileBytesMax
+    else { throw .invalidArgument("a pool grows from \(file.superblock.geometry.fileBytes) bytes") }
+    next.geometry.imageBytes = next.geometry.fileBytes - next.geometry.imageOffset
+    try checkpoint()
+    try file.extend(to: next.geometry.fileBytes)
+    try workingCopy.remap(descriptor: file.descriptor, geometry: next.geometry)
+    do throws(PoolError) {
+      memory = try DurableMemory.map(descriptor: file.descriptor, forced: memory.path)
+      try writeBack(next)
+      try rebuild()
+    } catch {
+      throw poison(error, "growth not finished")
+    }
+  }
+
+  /// Flushes what the live records name, then writes both superblock copies.
+  private func writeBack(_ next: Superblock) throws(PoolError) {
+    var next = next
+    next.sequence += 1
+    do throws(PoolError) {
+      if !redoLog.isEmpty {
+        redoLog.forEachLive { flush($0, in: memory, imageOffset: imageOffset) }
+        try memory.fence()
+      }
+      try file.write(next, through: memory)
+    } catch {
+      throw poison(error, "checkpoint not finished")
+    }
+  }
+}

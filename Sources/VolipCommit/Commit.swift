@@ -1,0 +1,94 @@
+// Commit: how a section becomes durable, all of it or nothing.
+//
+// The true commit point is the fence at the end of `log`: before it a crash leaves the state before
+// the section, after it recovery replays the record. Recovery calls the same `update`.
+//
+//   crash before or in log's stores   no seal, or a torn one: the record is not there
+//   crash after the fence             the record is replayed
+//   crash in update                   the record is replayed over the half-updated image
+//
+// Runs with the gate closed and the tracker's section closed, by the thread that had the section.
+
+extension PoolEngine {
+  /// Commits the open section's writes. After an error the section is rolled back, unless the error
+  /// says otherwise (rule 13).
+  func commit() throws(PoolError) {
+    try collect()
+    guard writeSet.lineCount > 0 else { return }
+    let position = try prepare()
+    let record = try log(at: position)
+    update(record, to: memory, imageOffset: imageOffset)
+  }
+
+  /// Step 1: the written pages, armed again unless they are retained, then compared: a write that
+  /// comes later is found by the next section.
+  private func collect() throws(PoolError) {
+    do throws(PoolError) {
+      try tracker.takeWritten(into: writeSet)
+      retention.decide(writeSet)
+      try writeSet.forEachRun(
+        gapPagesMax: tracker.gapPagesMax, where: { !writeSet.isRetained($0) }, tracker.arm)
+    } catch {
+      throw poison(error, "write set not collected")
+    }
+    let start = ticks()
+    writeSet.compare(workingCopy, with: image)
+    retention.learn(writeSet, ticks: ticks() - start)
+  }
+
+  /// Step 2: file blocks for the lines and room in the log. Nothing is sealed before both are had.
+  private func prepare() throws(PoolError) -> UInt64 {
+    do throws(PoolError) {
+      try blocks.allocate(writeSet)
+      return try reserve(
+        recordBytes: RecordHeader.recordBytes(
+          extentCount: writeSet.extentCount, lineCount: writeSet.lineCount))
+    } catch {
+      try rollBack()
+      throw error
+    }
+  }
+
+  /// Step 3: the record, past the cache, and the one fence.
+  private func log(at position: UInt64) throws(PoolError) -> LogRecord {
+    let record = redoLog.append(writeSet, workingCopy, at: position)
+    do throws(PoolError) {
+      try memory.fence()
+    } catch {
+      state = .poisoned("the log could not be flushed")
+      guard case .system(_, let errorNumber) = error else { throw error }
+      throw .outcomeUnknown(errorNumber: errorNumber)
+    }
+    return record
+  }
+
+  /// Room for a record: as the log is, after a checkpoint, or after growth.
+  private func reserve(recordBytes: Int) throws(PoolError) -> UInt64 {
+    if let position = redoLog.reserve(recordBytes: recordBytes) { return position }
+    let most = file.superblock.geometry.logBytesMax
+    guard UInt64(recordBytes) <= most else {
+      throw .sectionTooLarge(neededBytes: UInt64(recordBytes), availableBytes: most)
+    }
+    try checkpoint()
+    if let position = redoLog.reserve(recordBytes: recordBytes) { return position }
+    try growLog(for: UInt64(recordBytes))
+    guard let position = redoLog.reserve(recordBytes: recordBytes) else {
+      throw .sectionTooLarge(neededBytes: UInt64(recordBytes), availableBytes: most)
+    }
+    return position
+  }
+
+  /// Puts the pages of the write set back to their image. Private copies are dropped; the pages are
+  /// armed before and, because dropping takes the protection with it, after.
+  func rollBack() throws(PoolError) {
+    do throws(PoolError) {
+      writeSet.retainNone()
+      let all: (Int) -> Bool = { _ in true }
+      try writeSet.forEachRun(gapPagesMax: tracker.gapPagesMax, where: all, tracker.arm)
+      try writeSet.forEachRun(gapPagesMax: 0, where: all, workingCopy.drop)
+      try writeSet.forEachRun(gapPagesMax: tracker.gapPagesMax, where: all, tracker.arm)
+    } catch {
+      throw poison(error, "section not rolled back")
+    }
+  }
+}

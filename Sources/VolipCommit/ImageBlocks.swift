@@ -1,0 +1,47 @@
+/// Which parts of the image certainly have blocks in the file, so that the update cannot meet a
+/// full disk. Learned in this process; starts knowing nothing.
+final class ImageBlocks {
+  /// Bytes that are allocated together: few calls, and little waste in a sparse pool.
+  static let chunkBytes: UInt64 = 1 << 20
+  static let chunkPages = Int(chunkBytes / PoolGeometry.pageBytes)
+
+  private let file: PoolFile
+  private let geometry: PoolGeometry
+  private let isAllocated: ReservedArray<Bool>
+
+  init(_ file: PoolFile) throws(PoolError) {
+    self.file = file
+    geometry = file.superblock.geometry
+    isAllocated = try ReservedArray(
+      capacity: Int((geometry.imageBytes + Self.chunkBytes - 1) / Self.chunkBytes))
+  }
+
+  /// Allocates the blocks of every page that has a changed line.
+  func allocate(_ writeSet: WriteSet) throws(PoolError) {
+    var last = -1
+    for index in 0..<writeSet.pageCount {
+      let chunk = writeSet.page(index) / Self.chunkPages
+      guard chunk != last, writeSet.hasChanges(index) else { continue }
+      last = chunk
+      try allocate(chunk: chunk)
+    }
+  }
+
+  /// Allocates the blocks of a record's lines.
+  func allocate(_ record: LogRecord) throws(PoolError) {
+    let chunkLines = UInt64(Self.chunkPages) * 64
+    for index in 0..<record.header.extentCount {
+      let extent = record.extent(index)
+      let last = (extent.firstLine + UInt64(extent.lineCount) - 1) / chunkLines
+      for chunk in extent.firstLine / chunkLines...last { try allocate(chunk: Int(chunk)) }
+    }
+  }
+
+  private func allocate(chunk: Int) throws(PoolError) {
+    guard !isAllocated[chunk] else { return }
+    let first = UInt64(chunk) * Self.chunkBytes
+    let last = min(first + Self.chunkBytes, geometry.imageBytes)
+    try file.allocate(geometry.imageOffset + first..<geometry.imageOffset + last)
+    isAllocated[chunk] = true
+  }
+}

@@ -1,0 +1,41 @@
+// The heap by address, as programs use it.
+
+extension Heap {
+  /// Memory for `byteCount` bytes, aligned to `alignment` (a power of two up to 4,096), with any
+  /// content. Zero bytes get a block of their own too.
+  ///
+  /// - Throws: `.poolFull`, `.noSection`, `.damagedHeap`.
+  public func allocate(
+    byteCount: Int, alignment: Int = 16
+  ) throws(PoolError) -> UnsafeMutableRawPointer {
+    memory.address(try take(byteCount: byteCount, alignment: alignment))
+  }
+
+  /// Gives a block back. A section that frees a block may get it again at once; others may when
+  /// this one is durable, because sections are exclusive (rule 9).
+  ///
+  /// - Throws: `.notAllocated` for anything but the start of an allocated block.
+  public func deallocate(_ address: UnsafeRawPointer) throws(PoolError) {
+    try give(try offset(address))
+  }
+
+  /// A block of another size with the same first bytes.
+  public func reallocate(
+    _ address: UnsafeRawPointer, byteCount: Int
+  ) throws(PoolError) -> UnsafeMutableRawPointer {
+    guard engine.isInSection else { throw .noSection }
+    return memory.address(try reallocate(try offset(address), byteCount: byteCount))
+  }
+
+  /// Bytes that may be used at an allocated block's address.
+  public func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
+    try usableBytes(try offset(address))
+  }
+
+  private func offset(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
+    guard let offset = memory.offset(address) else {
+      throw .invalidArgument("an address outside the pool")
+    }
+    return offset
+  }
+}

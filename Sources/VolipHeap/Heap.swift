@@ -1,0 +1,203 @@
+// Heap: memory in a pool for the program: allocate, free, reallocate.
+//
+// All metadata is ordinary persistent memory, changed with ordinary stores inside the caller's
+// section: the section makes it failure-atomic, and a rollback takes it back. There is no logging
+// code here, and no state outside the pool but a copy of the page table's segments.
+//
+// Damaged metadata is an error value. After one the caller aborts its section.
+//
+// Threads: as for all writes to a pool, one at a time, inside a section.
+
+public final class Heap {
+  public let engine: PoolEngine
+  private(set) var memory: HeapMemory
+  private(set) var header: HeapHeader
+  private(set) var table: PageTable
+  private var watchedPages: Int
+
+  /// Pages are watched ahead of the high-water mark in steps, to save calls.
+  static let watchStepPages = 256
+
+  /// The heap of an open pool; made in a section of its own where there is none yet.
+  public init(_ engine: PoolEngine) throws(PoolError) {
+    self.engine = engine
+    memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
+    header = HeapHeader(memory: memory)
+    if !header.isFormatted {
+      // The first section of a pool formats its heap: later there is none without a header.
+      guard engine.superblock.appliedLsn == 0 else {
+        throw .damagedHeap(offset: 0, reason: "no heap header")
+      }
+      try Self.format(engine, memory)
+    }
+    if let reason = header.contradiction(pageCount: engine.pageCount) {
+      throw .damagedHeap(offset: 0, reason: reason)
+    }
+    watchedPages = 0
+    table = try PageTable(header)
+    try watch(upTo: header.highWater)
+    try adoptGrowth()
+  }
+
+  /// Takes pages into use that the pool has grown by. A crash after the growth and before this is
+  /// made up for when the pool is opened.
+  public func adoptGrowth() throws(PoolError) {
+    memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
+    header = HeapHeader(memory: memory)
+    table = try PageTable(header)
+    guard table.pageLimit < engine.pageCount else { return }
+    try inSection { () throws(PoolError) in try addPageTable() }
+  }
+
+  private static func format(_ engine: PoolEngine, _ memory: HeapMemory) throws(PoolError) {
+    let header = HeapHeader(memory: memory)
+    let pageCount = engine.pageCount
+    let tablePages = PageTable.tablePages(pageCount)
+    try engine.watch(upTo: 1 + tablePages)
+    try engine.openSection()
+    do throws(PoolError) {
+      header.setPageLimit(pageCount)
+      header.setHighWater(1 + tablePages)
+      header.setPageTableCount(1)
+      PageTable.write(
+        memory, 0, PageTableSegment(firstPage: 0, pageCount: pageCount, tablePage: 1))
+      header.format()
+      let table = try PageTable(header)
+      table.set(0, PageEntry(kind: .metadata, length: 1 + tablePages))
+      table.set(tablePages, PageEntry(kind: .largeTail, length: 1 + tablePages))
+    } catch {
+      try engine.abortSection()
+      throw error
+    }
+    try engine.closeSection()
+  }
+
+  /// Describes the pages that the pool has grown by: their table is at their own beginning, below
+  /// a high-water mark that moves over it; what was left before becomes a free run.
+  private func addPageTable() throws(PoolError) {
+    let first = table.pageLimit
+    let index = header.pageTableCount
+    guard index < HeapHeader.pageTablesMax else {
+      throw .invalidArgument("a pool grows at most \(HeapHeader.pageTablesMax - 1) times")
+    }
+    let pageCount = engine.pageCount - first
+    let tablePages = PageTable.tablePages(pageCount)
+    let left = first - header.highWater
+    try watch(upTo: first + tablePages)
+    let segment = PageTableSegment(firstPage: first, pageCount: pageCount, tablePage: first)
+    PageTable.write(memory, index, segment)
+    header.setPageTableCount(index + 1)
+    header.setPageLimit(first + pageCount)
+    let oldHighWater = header.highWater
+    header.setHighWater(first + tablePages)
+    table = try PageTable(header)
+    markRun(first, length: tablePages, .metadata)
+    if left > 0 { try giveRun(oldHighWater, length: left) }
+  }
+
+  private func inSection(_ body: () throws(PoolError) -> Void) throws(PoolError) {
+    try engine.openSection()
+    do throws(PoolError) {
+      try body()
+    } catch {
+      try engine.abortSection()
+      table = try PageTable(header)
+      throw error
+    }
+    try engine.closeSection()
+  }
+
+  func watch(upTo pages: Int) throws(PoolError) {
+    guard pages > watchedPages else { return }
+    let step = Self.watchStepPages
+    let target = min((pages + step - 1) / step * step, engine.pageCount)
+    try engine.watch(upTo: target)
+    watchedPages = target
+  }
+
+  // MARK: Blocks by offset
+
+  func take(byteCount: Int, alignment: Int) throws(PoolError) -> Int {
+    guard engine.isInSection else { throw .noSection }
+    guard byteCount >= 0, alignment > 0, alignment & (alignment - 1) == 0, alignment <= 4096,
+      byteCount <= memory.byteCount
+    else {
+      throw .invalidArgument("\(byteCount) bytes aligned to \(alignment)")
+    }
+    // Blocks are at multiples of their size behind a line: a size that is a multiple of the
+    // alignment is aligned, up to the line.
+    let wanted = alignment <= 16 ? byteCount : (byteCount + alignment - 1) / alignment * alignment
+    if wanted <= SizeClass.smallBytesMax, alignment <= 64 {
+      let sizeClass = Self.alignedClass(max(wanted, 1), alignment)
+      if let sizeClass { return try takeBlock(sizeClass) }
+    }
+    let pages = max((byteCount + 4095) >> 12, 1)
+    let page = try takeRun(pages)
+    markRun(page, length: pages, .large)
+    return page << 12
+  }
+
+  @inline(__always)
+  private static func alignedClass(_ byteCount: Int, _ alignment: Int) -> Int? {
+    let first = SizeClass.index(byteCount)
+    if alignment <= 16 { return first }
+    return (first..<SizeClass.count).first { SizeClass.sizes[$0] % alignment == 0 }
+  }
+
+  /// What is allocated at an offset.
+  enum Block {
+    case small(Slab)
+    case large(page: Int, PageEntry)
+  }
+
+  @inline(__always)
+  func find(_ offset: Int) throws(PoolError) -> Block {
+    let page = offset >> 12
+    guard page > 0, page < header.highWater else { throw .notAllocated(offset: UInt64(offset)) }
+    let entry = try table[page]
+    switch entry.kind {
+    case .slab:
+      return .small(try slab(page, sizeClass: Int(entry.sizeClass)))
+    case .slabInterior:
+      guard entry.length < page else { throw damage(page, "distance to the slab") }
+      let head = page - entry.length
+      let headEntry = try table[head]
+      guard headEntry.kind == .slab else { throw damage(page, "distance to the slab") }
+      return .small(try slab(head, sizeClass: Int(headEntry.sizeClass)))
+    case .large where offset == page << 12:
+      return .large(page: page, entry)
+    default:
+      throw .notAllocated(offset: UInt64(offset))
+    }
+  }
+
+  func give(_ offset: Int) throws(PoolError) {
+    guard engine.isInSection else { throw .noSection }
+    switch try find(offset) {
+    case .small(let slab): try giveBlock(offset, slab)
+    case .large(let page, let entry): try freeLarge(page, entry)
+    }
+  }
+
+  func usableBytes(_ offset: Int) throws(PoolError) -> Int {
+    switch try find(offset) {
+    case .small(let slab):
+      guard block(at: offset, in: slab) != nil else {
+        throw .notAllocated(offset: UInt64(offset))
+      }
+      return SizeClass.sizes[slab.sizeClass]
+    case .large(_, let entry):
+      return entry.length << 12
+    }
+  }
+
+  func reallocate(_ offset: Int, byteCount: Int) throws(PoolError) -> Int {
+    let usable = try usableBytes(offset)
+    // In place while it fits and at least half of it is used.
+    if byteCount <= usable, byteCount > usable / 2 || usable <= 16 { return offset }
+    let moved = try take(byteCount: byteCount, alignment: 16)
+    memory.copy(from: offset, to: moved, byteCount: min(usable, byteCount))
+    try give(offset)
+    return moved
+  }
+}

@@ -1,0 +1,189 @@
+// HeapCheck: walks every page and every block and reports what does not agree.
+//
+// Each fact is held twice: runs tile the pages and lists name the same runs; a slab's page table
+// entry and its own header; its free count and its bitmap; each list forwards and backwards. A
+// contradiction in any of them is a problem with an offset and a reason.
+
+public struct HeapProblem: Equatable, Sendable, CustomStringConvertible {
+  public let offset: PoolOffset
+  public let reason: String
+  public var description: String { "\(offset): \(reason)" }
+}
+
+public struct HeapReport: Sendable {
+  /// Offsets of all allocated blocks, ascending, and their usable bytes.
+  public fileprivate(set) var blocks: [(offset: PoolOffset, byteCount: Int)] = []
+  public fileprivate(set) var freePages = 0
+  public fileprivate(set) var usedPages = 0
+  public fileprivate(set) var problems: [HeapProblem] = []
+
+  public var isConsistent: Bool { problems.isEmpty }
+  public var allocatedBytes: Int { blocks.reduce(0) { $0 + $1.byteCount } }
+
+  /// Blocks that the program cannot reach, given all that it can.
+  public func leaks(reachable: Set<PoolOffset>) -> [PoolOffset] {
+    blocks.map(\.offset).filter { !reachable.contains($0) }
+  }
+
+  /// Places that the program reaches and that are no blocks.
+  public func dangling(reachable: Set<PoolOffset>) -> [PoolOffset] {
+    let known = Set(blocks.map(\.offset))
+    return reachable.filter { !known.contains($0) }.sorted()
+  }
+}
+
+extension Heap {
+  /// Checks all metadata. Never traps, whatever the pool holds; stops at the first page whose run
+  /// cannot be told.
+  public func check() -> HeapReport {
+    var walk = HeapWalk(heap: self)
+    walk.run()
+    return walk.report
+  }
+}
+
+private struct HeapWalk {
+  let heap: Heap
+  var report = HeapReport()
+  /// Heads of free runs and of slabs with a free block, as the pages say, for the lists to match.
+  private var free: [Int: Int] = [:]
+  private var partial: [Int: Int] = [:]
+
+  init(heap: Heap) { self.heap = heap }
+
+  private mutating func note(_ offset: UInt64, _ reason: String) {
+    report.problems.append(HeapProblem(offset: PoolOffset(bytes: offset), reason: reason))
+  }
+
+  mutating func run() {
+    do throws(PoolError) {
+      if let reason = heap.header.contradiction(pageCount: heap.engine.pageCount) {
+        throw .damagedHeap(offset: 0, reason: reason)
+      }
+      try walkPages()
+      try walkLists()
+      try walkRoots()
+    } catch {
+      if case .damagedHeap(let offset, let reason) = error {
+        note(offset, reason)
+      } else {
+        note(0, "\(error)")
+      }
+    }
+  }
+
+  private mutating func walkPages() throws(PoolError) {
+    var page = 0
+    let end = heap.header.highWater
+    while page < end {
+      let entry = try heap.table[page]
+      guard entry.length > 0, entry.length <= end - page else {
+        throw heap.damage(page, "run of \(entry.length) pages")
+      }
+      try walkRun(page, entry)
+      page += entry.length
+    }
+  }
+
+  private mutating func walkRun(_ page: Int, _ entry: PageEntry) throws(PoolError) {
+    switch entry.kind {
+    case .free:
+      free[page] = entry.length
+      report.freePages += entry.length
+      try expectInside(page, entry, tail: .freeTail)
+    case .large:
+      report.usedPages += entry.length
+      report.blocks.append((PageIndex(UInt32(page)).offset, entry.length << 12))
+      try expectInside(page, entry, tail: .largeTail)
+    case .metadata:
+      report.usedPages += entry.length
+      try expectInside(page, entry, tail: .largeTail)
+    case .slab:
+      report.usedPages += entry.length
+      try walkSlab(page, entry)
+    default:
+      throw heap.damage(page, "\(entry.kind) where a run should begin")
+    }
+  }
+
+  private mutating func expectInside(
+    _ page: Int, _ entry: PageEntry, tail: PageKind
+  ) throws(PoolError) {
+    for inside in page + 1..<max(page + entry.length, page + 1) {
+      let isLast = inside == page + entry.length - 1
+      let expected = PageEntry(
+        kind: isLast ? tail : .interior, length: isLast ? entry.length : 0)
+      if try heap.table[inside] != expected {
+        note(heap.table.offset(ofEntry: inside), "page \(inside): wrong inside its run")
+      }
+    }
+  }
+
+  private mutating func walkSlab(_ page: Int, _ entry: PageEntry) throws(PoolError) {
+    let slab = try heap.slab(page, sizeClass: Int(entry.sizeClass))
+    let shape = SizeClass.shapes[slab.sizeClass]
+    guard entry.length == shape.pages else { throw heap.damage(page, "pages of a slab") }
+    for distance in 1..<max(shape.pages, 1) {
+      let expected = PageEntry(kind: .slabInterior, length: distance)
+      if try heap.table[page + distance] != expected {
+        note(heap.table.offset(ofEntry: page + distance), "wrong inside a slab")
+      }
+    }
+    var freeBlocks = 0
+    for index in 0..<SizeClass.blocksMax {
+      let word = heap.memory.load(slab.offset + 8 + index / 64 * 8, as: UInt64.self)
+      let isFree = word >> UInt64(index % 64) & 1 != 0
+      if index >= shape.blocks {
+        if isFree { note(UInt64(slab.offset + 8), "free bit \(index) beyond the last block") }
+        continue
+      }
+      freeBlocks += isFree ? 1 : 0
+      if !isFree {
+        let offset = slab.offset + SizeClass.slabHeaderBytes + index * shape.blockBytes
+        report.blocks.append((PoolOffset(bytes: UInt64(offset)), shape.blockBytes))
+      }
+    }
+    if freeBlocks != slab.freeBlocks {
+      note(UInt64(slab.offset + 6), "\(slab.freeBlocks) free blocks counted, \(freeBlocks) found")
+    }
+    if freeBlocks > 0 { partial[page] = slab.sizeClass }
+  }
+
+  private mutating func walkLists() throws(PoolError) {
+    for power in 0..<HeapHeader.runBinCount {
+      try walkList(HeapHeader.runBinsByte + power * 4) { walk, page in
+        guard let length = walk.free.removeValue(forKey: page) else { return false }
+        return length >> power == 1
+      }
+    }
+    for sizeClass in 0..<SizeClass.count {
+      try walkList(HeapHeader.slabHeadsByte + sizeClass * 4) { walk, page in
+        walk.partial.removeValue(forKey: page) == sizeClass
+      }
+    }
+    for page in free.keys { note(heap.table.offset(ofEntry: page), "free run in no list") }
+    for page in partial.keys { note(heap.table.offset(ofEntry: page), "slab in no list") }
+  }
+
+  /// `claim` removes what the list names from what the pages said, so that no cycle goes on.
+  private mutating func walkList(
+    _ headByte: Int, _ claim: (inout HeapWalk, Int) -> Bool
+  ) throws(PoolError) {
+    var previous = 0
+    var page = PageList(table: heap.table, headByte: headByte).first
+    while page != 0 {
+      let entry = try heap.table[page]
+      guard claim(&self, page) else { throw heap.damage(page, "in a list where it does not belong") }
+      if entry.previous != previous { note(heap.table.offset(ofEntry: page), "link backwards") }
+      previous = page
+      page = entry.next
+    }
+  }
+
+  private mutating func walkRoots() throws(PoolError) {
+    let known = Set(report.blocks.map(\.offset))
+    for root in try heap.roots() where !known.contains(root.offset) {
+      note(root.offset.bytes, "root \"\(root.name)\" is no allocated block")
+    }
+  }
+}

@@ -1,0 +1,243 @@
+// Pool: the public face of a pool.
+
+@_exported import VolipHeap
+
+/// A pool of persistent memory, open in this process.
+///
+/// ```swift
+/// let pool = try Pool.open("bank.pool")
+/// try pool.section { section in
+///   let bank = try pool.root("bank", in: &section) { Bank() }
+///   bank.pointee.balance -= 100
+/// }
+/// ```
+///
+/// Between `pstart` and `pend` (or inside ``section(_:)``) any code may write to memory of the pool
+/// with ordinary stores. After a crash at any instant all of a section's writes are there or none.
+///
+/// Threads: sections are exclusive; `pstart` waits for the section of another thread to end. Reading
+/// needs no section, and sees the uncommitted writes of one: use the application's own locks, taken
+/// before `pstart` and released after `pend`.
+public final class Pool: @unchecked Sendable {
+  let engine: PoolEngine
+  let heap: Heap
+
+  private init(_ engine: PoolEngine) throws(PoolError) {
+    self.engine = engine
+    heap = try Heap(engine)
+  }
+
+  deinit {
+    try? engine.close()
+  }
+
+  // MARK: Create, open, close
+
+  public struct Options: Sendable {
+    public var engine = EngineOptions()
+    /// First size of the log in bytes; 1/32 of the file, at most 32 MiB, when nil. For `create`.
+    public var logBytes: UInt64?
+    /// Bytes that the log may grow to; 1/8 of the file, at most 1 GiB, when nil. For `create`.
+    public var logBytesMax: UInt64?
+
+    public init() {}
+  }
+
+  /// Makes a pool file of `byteCount` bytes and opens it. The file is sparse: it takes blocks as
+  /// memory is used.
+  ///
+  /// - Parameters:
+  ///   - path: a name that does not exist yet.
+  ///   - byteCount: 1 MiB to 8 TiB; more than the machine's memory is fine.
+  /// - Throws: ``PoolError``; nothing is left behind.
+  public static func create(
+    _ path: String, byteCount: UInt64, options: Options = Options()
+  ) throws(PoolError) -> Pool {
+    var geometry = try PoolGeometry(
+      fileBytes: byteCount, logBytes: options.logBytes, logBytesMax: options.logBytesMax)
+    for _ in 0..<baseAttemptsMax {
+      var generator = SystemRandomNumberGenerator()
+      geometry.baseAddress =
+        if let forced = AddressMap.forcedBase {
+          forced
+        } else {
+          try AddressMap.drawBase(imageBytes: geometry.imageBytes, using: &generator)
+        }
+      guard AddressMap.isPlausible(base: geometry.baseAddress, imageBytes: geometry.imageBytes)
+      else { throw .invalidArgument("base address 0x\(String(geometry.baseAddress, radix: 16))") }
+      try PoolFile.create(path: path, geometry: geometry)
+      do throws(PoolError) {
+        return try Pool(PoolEngine(path: path, options: options.engine))
+      } catch {
+        PoolFile.remove(path: path)
+        guard case .addressTaken = error, AddressMap.forcedBase == nil else { throw error }
+      }
+    }
+    throw .addressSpaceExhausted(bytes: geometry.imageBytes)
+  }
+
+  /// Draws of a base address before giving up: with half of the range taken, one failure in 2^16.
+  static let baseAttemptsMax = 16
+
+  /// Opens a pool, and recovers it after a crash: every section that was durable is there.
+  ///
+  /// - Throws: ``PoolError``. A pool that cannot be opened is left as it was.
+  public static func open(
+    _ path: String, options: Options = Options()
+  ) throws(PoolError) -> Pool {
+    try Pool(PoolEngine(path: path, options: options.engine))
+  }
+
+  /// Makes everything durable in the image and refuses further sections. Memory of the pool may be
+  /// read until the last reference to the handle goes; then the lock and the mappings go too.
+  public func close() throws(PoolError) {
+    try engine.close()
+  }
+
+  // MARK: Sections
+
+  /// Runs `body` as a failure-atomic section. A thrown error rolls it back and is thrown on.
+  /// Sections nest flat: an inner one is part of the outermost, and if it throws, all is rolled
+  /// back.
+  ///
+  /// - Throws: what `body` throws, or ``PoolError`` from `pstart` and `pend`.
+  public func section<Result>(_ body: (inout Section) throws -> Result) throws -> Result {
+    try pstart()
+    var section = Section(pool: self)
+    let result: Result
+    do {
+      result = try body(&section)
+    } catch {
+      // A body that ended the section itself, by pabort, leaves nothing to abort.
+      if engine.isInSection { try pabort() }
+      throw error
+    }
+    try pend()
+    return result
+  }
+
+  /// Opens a section on this thread; waits while another thread has one.
+  ///
+  /// - Throws: `.writeOutsideSection` when memory was written since the last section (the bytes are
+  ///   put back), `.forkedChild`, `.closed`, `.poisoned`.
+  public func pstart() throws(PoolError) {
+    try engine.openSection()
+  }
+
+  /// Ends the section: its writes are durable when this returns.
+  ///
+  /// - Throws: `.sectionTooLarge`, `.diskFull`, `.sectionAborted` (rolled back), `.outcomeUnknown`.
+  public func pend() throws(PoolError) {
+    try engine.closeSection()
+  }
+
+  /// Ends the section and takes its writes back.
+  public func pabort() throws(PoolError) {
+    try engine.abortSection()
+  }
+
+  /// Makes the section's writes durable and goes on in a new one.
+  public func pcommit() throws(PoolError) {
+    try engine.commitSection()
+  }
+
+  // MARK: Memory
+
+  /// First address of the pool's memory, the same in every process and for ever.
+  public var base: UnsafeRawPointer { UnsafeRawPointer(engine.base) }
+
+  /// Uninitialized memory in the pool; needs an open section on this thread.
+  ///
+  /// - Parameters:
+  ///   - byteCount: bytes; zero gets an address of its own.
+  ///   - alignment: a power of two up to 4,096.
+  /// - Throws: `.poolFull`, `.noSection`, `.damagedHeap`.
+  public func allocate(
+    byteCount: Int, alignment: Int = 16
+  ) throws(PoolError) -> UnsafeMutableRawPointer {
+    try heap.allocate(byteCount: byteCount, alignment: alignment)
+  }
+
+  /// Uninitialized memory for `count` values.
+  public func allocate<T: BitwiseCopyable>(
+    _ type: T.Type, count: Int = 1
+  ) throws(PoolError) -> UnsafeMutablePointer<T> {
+    let (byteCount, overflow) = MemoryLayout<T>.stride.multipliedReportingOverflow(by: count)
+    guard !overflow else { throw .invalidArgument("\(count) values of \(T.self)") }
+    let memory = try heap.allocate(
+      byteCount: byteCount, alignment: max(MemoryLayout<T>.alignment, 16))
+    // SAFETY: fresh memory of that size and alignment.
+    return memory.bindMemory(to: T.self, capacity: count)
+  }
+
+  /// Frees a block; needs an open section on this thread.
+  ///
+  /// - Throws: `.notAllocated` for anything but the start of an allocated block.
+  public func deallocate(_ address: UnsafeRawPointer) throws(PoolError) {
+    try heap.deallocate(address)
+  }
+
+  /// A block of `byteCount` bytes that begins with the old block's bytes; the old one is freed.
+  public func reallocate(
+    _ address: UnsafeRawPointer, byteCount: Int
+  ) throws(PoolError) -> UnsafeMutableRawPointer {
+    try heap.reallocate(address, byteCount: byteCount)
+  }
+
+  /// Bytes that may be used at a block's address, at least those asked for.
+  public func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
+    try heap.usableBytes(address)
+  }
+
+  /// Announces that a system call will write to pool memory. Needed with the `write-protect`
+  /// tracker alone, where the call would fail with EFAULT; harmless with others.
+  public func willWrite(_ address: UnsafeRawPointer, byteCount: Int) throws(PoolError) {
+    try engine.willWrite(address, byteCount: byteCount)
+  }
+
+  // MARK: Whole pool
+
+  /// The kind of tracker that finds the writes.
+  public var tracker: TrackerKind { engine.trackerKind }
+  public var persistencePath: PersistencePath { engine.persistencePath }
+
+  /// Counts since the pool was opened.
+  public func statistics() throws(PoolError) -> SectionStatistics {
+    try engine.currentStatistics()
+  }
+
+  /// Applies the log to the image for good, as happens by itself when the log is full.
+  public func checkpoint() throws(PoolError) {
+    try engine.checkpointNow()
+  }
+
+  /// Makes the pool file `byteCount` bytes large; addresses stay. At most 15 times in its life.
+  ///
+  /// - Throws: `.addressTaken` when the address range behind the pool is in use, `.diskFull`,
+  ///   `.invalidArgument` when it would not grow.
+  public func grow(byteCount: UInt64) throws(PoolError) {
+    try engine.grow(toFileBytes: byteCount)
+    try heap.adoptGrowth()
+  }
+
+  /// Walks all heap metadata, every block, and the roots. Takes no section: call it while nothing
+  /// is written.
+  public func checkHeap() -> HeapReport {
+    heap.check()
+  }
+}
+
+/// The token of an open section: whoever has it may change persistent memory.
+///
+/// It cannot be copied or kept: it lives as long as the body of ``Pool/section(_:)``.
+public struct Section: ~Copyable {
+  public let pool: Pool
+
+  init(pool: Pool) { self.pool = pool }
+
+  /// See ``Pool/willWrite(_:byteCount:)``.
+  public func willWrite(_ range: UnsafeRawBufferPointer) throws(PoolError) {
+    guard let address = range.baseAddress else { return }
+    try pool.willWrite(address, byteCount: range.count)
+  }
+}

@@ -1,0 +1,176 @@
+// DurableMemory: the pool file's bytes, mapped shared, and the only place that flushes or fences.
+//
+// Invariants
+// 1. What was stored is durable after flush of its range and one fence; non-temporal stores of
+//    storeSealedLines need the fence alone.
+// 2. One fence() is one drain (cache-line path) or one msync a run of pages (msync path).
+// 3. After a failed fence nothing is known about the ranges of that fence.
+//
+// Threads: one at a time; the owner's lock (VolipCommit's gate) orders them.
+
+import CLibpmem
+import CVolipPersistence
+import Glibc
+
+/// How stores become durable.
+public enum PersistencePath: String, Sendable, CaseIterable {
+  /// Cache-line flush and fence: memory that is persistent itself.
+  case cacheLines = "cache-line"
+  /// msync: any other file system.
+  case msync
+
+  /// The environment variable that forces a path, `VOLIP_PERSISTENCE=cache-line|msync`. The
+  /// cache-line path on a file system that is not persistent memory survives the death of the
+  /// process but not of the machine: for tmpfs and tests.
+  public static let switchName = "VOLIP_PERSISTENCE"
+
+  /// The path that the environment forces, if any.
+  public static var forced: PersistencePath? {
+    getenv(switchName).flatMap { PersistencePath(rawValue: String(cString: $0)) }
+  }
+}
+
+/// Counts since the mapping was made.
+public struct PersistenceCounters: Equatable, Sendable {
+  /// Calls of `fence`.
+  public var fences = 0
+  /// Bytes given to `storeSealedLines`.
+  public var storedBytes = 0
+
+  public init() {}
+}
+
+public final class DurableMemory {
+  /// First byte of the file in this process; not the pool's base address.
+  public let base: UnsafeMutableRawPointer
+  public let byteCount: Int
+  public let path: PersistencePath
+  public private(set) var counters = PersistenceCounters()
+  /// Runs of bytes that the next fence makes durable; msync path only.
+  private var unsynced: [Range<Int>] = []
+
+  /// Bytes of a cache line, the unit of comparison, logging and flushing.
+  public static let lineBytes = Int(CVP_LINE_BYTES)
+  /// Bytes of a page.
+  public static let pageBytes = Int(CVP_PAGE_BYTES)
+
+  private init(base: UnsafeMutableRawPointer, byteCount: Int, path: PersistencePath) {
+    self.base = base
+    self.byteCount = byteCount
+    self.path = path
+  }
+
+  /// Maps the whole file behind `descriptor` with libpmem, not to be inherited by forked children
+  /// (rule 19).
+  ///
+  /// - Parameter forced: a path to use whatever libpmem says about the memory.
+  public static func map(
+    descriptor: Int32, forced: PersistencePath?
+  ) throws(PoolError) -> DurableMemory {
+    var byteCount = 0
+    var isPersistent: Int32 = 0
+    let name = "/proc/self/fd/\(descriptor)"
+    guard let address = pmem_map_file(name, 0, 0, 0, &byteCount, &isPersistent) else {
+      throw .system(operation: "pmem_map_file", errorNumber: errno)
+    }
+    madvise(address, byteCount, MADV_DONTFORK)
+    return DurableMemory(
+      base: address, byteCount: byteCount,
+      path: forced ?? (isPersistent != 0 ? .cacheLines : .msync))
+  }
+
+  deinit {
+    pmem_unmap(base, byteCount)
+  }
+
+  /// Bytes to which a record is aligned: a line, or where whole sectors are written a sector, so
+  /// that a torn write never touches an older record. 4,096 is the largest sector in use.
+  public var recordAlignment: Int {
+    path == .cacheLines ? Self.lineBytes : 4096
+  }
+
+  /// The address of `offset` bytes into the file.
+  @inline(__always)
+  public func address(_ offset: Int) -> UnsafeMutableRawPointer {
+    // SAFETY: callers pass offsets that they have checked against byteCount.
+    base + offset
+  }
+
+  /// Stores lines past the cache and adds the bytes stored to `seal`; each line is loaded once
+  /// (rule 4). Durable after the next fence.
+  public func storeSealedLines(
+    _ seal: inout cvp_seal, at offset: Int, from lines: UnsafeRawPointer, count: Int
+  ) {
+    // SAFETY: both ends are aligned to lines and inside their mappings: the log reserved the range.
+    cvp_seal_and_store_lines(&seal, base + offset, lines, count)
+    noteStored(offset..<offset + count * Self.lineBytes)
+  }
+
+  /// Stores one finished line past the cache. Durable after the next fence.
+  public func storeLine(at offset: Int, from line: UnsafeRawPointer) {
+    var unused = cvp_seal()
+    storeSealedLines(&unused, at: offset, from: line, count: 1)
+  }
+
+  /// Stores lines with ordinary stores: durable only after `flush` and `fence` (rule 5).
+  @inline(__always)
+  public func updateLines(at offset: Int, from lines: UnsafeRawPointer, count: Int) {
+    // SAFETY: the record's extents were checked against the image when it was written or validated.
+    cvp_copy_lines(base + offset, lines, count)
+  }
+
+  private func noteStored(_ range: Range<Int>) {
+    counters.storedBytes += range.count
+    if path == .msync { addUnsynced(range) }
+  }
+
+  private func addUnsynced(_ range: Range<Int>) {
+    if let last = unsynced.last, last.upperBound == range.lowerBound {
+      unsynced[unsynced.count - 1] = last.lowerBound..<range.upperBound
+    } else {
+      unsynced.append(range)
+    }
+  }
+
+  /// Starts the write-back of a range that was stored with ordinary stores.
+  @inline(__always)
+  public func flush(_ range: Range<Int>) {
+    if path == .cacheLines {
+      pmem_flush(base + range.lowerBound, range.count)
+    } else {
+      addUnsynced(range)
+    }
+  }
+
+  /// Waits until everything flushed or stored past the cache is durable.
+  ///
+  /// - Throws: `.system` with msync's errno; the outcome for the pending ranges is then unknown.
+  public func fence() throws(PoolError) {
+    counters.fences += 1
+    if path == .cacheLines {
+      pmem_drain()
+    } else {
+      try syncPages()
+    }
+  }
+
+  private func syncPages() throws(PoolError) {
+    let page = Self.pageBytes
+    var runs = unsynced.map { range in
+      range.lowerBound / page * page..<(range.upperBound + page - 1) / page * page
+    }
+    unsynced.removeAll(keepingCapacity: true)
+    runs.sort { $0.lowerBound < $1.lowerBound }
+    var index = 0
+    while index < runs.count {
+      var run = runs[index]
+      index += 1
+      while index < runs.count, runs[index].lowerBound <= run.upperBound {
+        run = run.lowerBound..<max(run.upperBound, runs[index].upperBound)
+        index += 1
+      }
+      guard pmem_msync(base + run.lowerBound, min(run.count, byteCount - run.lowerBound)) == 0
+      else { throw .system(operation: "msync", errorNumber: errno) }
+    }
+  }
+}

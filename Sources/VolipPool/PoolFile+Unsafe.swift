@@ -1,0 +1,281 @@
+// PoolFile: a pool's file: made, opened, locked, its superblock read and judged.
+//
+// Invariants
+// 1. Open changes nothing in the file.
+// 2. The lock is a flock that lives in a mapping, not in a descriptor (rule 19): the descriptor on
+//    which it was taken is closed as soon as one page of the file is mapped through it, and the
+//    mapping is MADV_DONTFORK. So no child of whatever kind of clone inherits it, exec drops it,
+//    and it ends with this process or with `close`.
+// 3. Blocks of the log are allocated at creation and growth, blocks of the image before the first
+//    store to them (`allocate`), so that no store to a mapping meets a full disk.
+
+import CVolipPersistence
+import Glibc
+
+public final class PoolFile {
+  public let path: String
+  /// Private, close-on-exec; holds no lock.
+  public let descriptor: Int32
+  public private(set) var superblock: Superblock
+  /// A note for the caller when one superblock copy was damaged and the other is used.
+  public let repairedCopy: Int?
+  private let lockPage: UnsafeMutableRawPointer
+
+  private init(
+    path: String, descriptor: Int32, lockPage: UnsafeMutableRawPointer, superblock: Superblock,
+    repairedCopy: Int?
+  ) {
+    self.path = path
+    self.descriptor = descriptor
+    self.lockPage = lockPage
+    self.superblock = superblock
+    self.repairedCopy = repairedCopy
+  }
+
+  deinit {
+    close(descriptor)
+    munmap(lockPage, Int(PoolGeometry.pageBytes))
+  }
+
+  // MARK: Create
+
+  /// Makes a pool file. Nothing is left behind when it fails.
+  public static func create(
+    path: String, geometry: PoolGeometry, permissions: mode_t = 0o600
+  ) throws(PoolError) {
+    let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions)
+    guard descriptor >= 0 else { throw openError(path) }
+    defer { close(descriptor) }
+    do throws(PoolError) {
+      try fill(descriptor, path: path, geometry: geometry)
+    } catch {
+      unlink(path)
+      throw error
+    }
+  }
+
+  /// Takes back a file that `create` made.
+  public static func remove(path: String) {
+    unlink(path)
+  }
+
+  private static func fill(
+    _ descriptor: Int32, path: String, geometry: PoolGeometry
+  ) throws(PoolError) {
+    var generator = SystemRandomNumberGenerator()
+    let superblock = Superblock(poolIdentity: generator.next(), geometry: geometry)
+    guard ftruncate(descriptor, off_t(geometry.fileBytes)) == 0 else {
+      throw .system(operation: "ftruncate", errorNumber: errno)
+    }
+    let logEnd = geometry.logOffset + geometry.logBytes
+    try allocate(descriptor, 0..<logEnd, path: path)
+    // SAFETY: the bytes written are those of an array of 256 bytes.
+    for offset in Superblock.copyOffsets {
+      let written = superblock.encoded.withUnsafeBytes {
+        pwrite(descriptor, $0.baseAddress, $0.count, off_t(offset))
+      }
+      guard written == Superblock.byteCount else {
+        throw .system(operation: "pwrite", errorNumber: errno)
+      }
+    }
+    guard fsync(descriptor) == 0 else {
+      throw .system(operation: "fsync", errorNumber: errno)
+    }
+    try syncDirectory(of: path)
+  }
+
+  /// Makes the new name durable.
+  private static func syncDirectory(of path: String) throws(PoolError) {
+    let slash = path.lastIndex(of: "/")
+    let directory = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+    let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw openError(directory) }
+    defer { close(descriptor) }
+    guard fsync(descriptor) == 0 || errno == EINVAL else {
+      throw .system(operation: "fsync", errorNumber: errno)
+    }
+  }
+
+  // MARK: Open
+
+  /// Opens and locks a pool file and reads its superblock.
+  public static func open(path: String) throws(PoolError) -> PoolFile {
+    let locked = Glibc.open(path, O_RDWR | O_CLOEXEC)
+    guard locked >= 0 else { throw openError(path) }
+    defer { close(locked) }
+    let actualBytes = try regularFileBytes(locked, path: path)
+    guard actualBytes >= Superblock.areaBytes else {
+      throw try tooShort(locked, path: path, actualBytes: actualBytes)
+    }
+    guard flock(locked, LOCK_EX | LOCK_NB) == 0 else {
+      throw errno == EWOULDBLOCK
+        ? .inUse(path: path) : .system(operation: "flock", errorNumber: errno)
+    }
+    let (superblock, repairedCopy) = try readSuperblock(locked, path: path)
+    guard superblock.geometry.fileBytes <= actualBytes else {
+      throw .truncated(
+        path: path, expectedBytes: superblock.geometry.fileBytes, actualBytes: actualBytes)
+    }
+    let lockPage = mmap(nil, Int(PoolGeometry.pageBytes), PROT_READ, MAP_SHARED, locked, 0)
+    guard let lockPage, lockPage != MAP_FAILED else {
+      throw .system(operation: "mmap", errorNumber: errno)
+    }
+    madvise(lockPage, Int(PoolGeometry.pageBytes), MADV_DONTFORK)
+    let descriptor = Glibc.open("/proc/self/fd/\(locked)", O_RDWR | O_CLOEXEC)
+    guard descriptor >= 0 else {
+      munmap(lockPage, Int(PoolGeometry.pageBytes))
+      throw openError(path)
+    }
+    return PoolFile(
+      path: path, descriptor: descriptor, lockPage: lockPage, superblock: superblock,
+      repairedCopy: repairedCopy)
+  }
+
+  private static func openError(_ path: String) -> PoolError {
+    switch errno {
+    case ENOENT, ENOTDIR: .notFound(path: path)
+    case EEXIST: .alreadyExists(path: path)
+    case EACCES, EPERM, EROFS: .noPermission(path: path)
+    default: .system(operation: "open", errorNumber: errno)
+    }
+  }
+
+  private static func regularFileBytes(
+    _ descriptor: Int32, path: String
+  ) throws(PoolError) -> UInt64 {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else {
+      throw .system(operation: "fstat", errorNumber: errno)
+    }
+    guard status.st_mode & S_IFMT == S_IFREG else {
+      throw .notAPool(path: path, fileOffset: 0, reason: "no regular file")
+    }
+    return UInt64(status.st_size)
+  }
+
+  /// A file without room for the superblocks: the stump of a pool, or something else.
+  private static func tooShort(
+    _ descriptor: Int32, path: String, actualBytes: UInt64
+  ) throws(PoolError) -> PoolError {
+    guard actualBytes >= UInt64(Superblock.byteCount),
+      let superblock = try? Superblock.decode(readWords(descriptor, at: 0))
+    else {
+      return .notAPool(path: path, fileOffset: 0, reason: "only \(actualBytes) bytes")
+    }
+    return .truncated(
+      path: path, expectedBytes: superblock.geometry.fileBytes, actualBytes: actualBytes)
+  }
+
+  private static func readWords(
+    _ descriptor: Int32, at offset: Int
+  ) throws(PoolError) -> [UInt64] {
+    var words = [UInt64](repeating: 0, count: Superblock.byteCount / 8)
+    // SAFETY: reads at most the array's own bytes.
+    let count = words.withUnsafeMutableBytes {
+      pread(descriptor, $0.baseAddress, $0.count, off_t(offset))
+    }
+    guard count == Superblock.byteCount else {
+      throw .system(operation: "pread", errorNumber: count < 0 ? errno : EIO)
+    }
+    return words
+  }
+
+  /// The newer whole copy; its twin may be older or damaged.
+  private static func readSuperblock(
+    _ descriptor: Int32, path: String
+  ) throws(PoolError) -> (Superblock, repairedCopy: Int?) {
+    var whole: [(copy: Int, superblock: Superblock)] = []
+    var refusals: [(copy: Int, refusal: Superblock.Refusal)] = []
+    for (copy, offset) in Superblock.copyOffsets.enumerated() {
+      let words = try readWords(descriptor, at: offset)
+      do throws(Superblock.Refusal) {
+        whole.append((copy, try Superblock.decode(words)))
+      } catch {
+        refusals.append((copy, error))
+      }
+    }
+    // A newer library's features are never overruled by an older copy.
+    for (copy, refusal) in refusals {
+      if case .features(let bits) = refusal {
+        let offset = UInt64(Superblock.copyOffsets[copy] + 24)
+        throw .unknownFeatures(path: path, fileOffset: offset, bits: bits)
+      }
+    }
+    if let best = whole.max(by: { $0.superblock.sequence < $1.superblock.sequence }) {
+      return (best.superblock, refusals.first?.copy)
+    }
+    throw refusalError(refusals, path: path)
+  }
+
+  private static func refusalError(
+    _ refusals: [(copy: Int, refusal: Superblock.Refusal)], path: String
+  ) -> PoolError {
+    for (copy, refusal) in refusals {
+      if case .version(let found) = refusal {
+        return .foreignVersion(
+          path: path, fileOffset: UInt64(Superblock.copyOffsets[copy] + 8), found: found,
+          supported: Superblock.version)
+      }
+    }
+    guard let damaged = refusals.first(where: { $0.refusal != .noMagic }) else {
+      return .notAPool(path: path, fileOffset: 0, reason: "no superblock")
+    }
+    let reason: String
+    if case .geometry(let text) = damaged.refusal { reason = text } else { reason = "checksum" }
+    return .damagedSuperblock(
+      path: path, fileOffset: UInt64(Superblock.copyOffsets[damaged.copy]), reason: reason)
+  }
+
+  // MARK: Change
+
+  /// Writes both copies, one after the other, each durable before the next begins (rule 2).
+  public func write(_ next: Superblock, through memory: DurableMemory) throws(PoolError) {
+    precondition(next.sequence > superblock.sequence)
+    precondition(next.poolIdentity == superblock.poolIdentity)
+    let line = UnsafeMutableRawPointer.allocate(byteCount: Superblock.byteCount, alignment: 64)
+    defer { line.deallocate() }
+    // SAFETY: 256 bytes aligned to lines, filled from an array of 256 bytes.
+    next.encoded.withUnsafeBytes {
+      line.copyMemory(from: $0.baseAddress!, byteCount: Superblock.byteCount)
+    }
+    for offset in Superblock.copyOffsets {
+      for byte in stride(from: 0, to: Superblock.byteCount, by: DurableMemory.lineBytes) {
+        memory.storeLine(at: offset + byte, from: line + byte)
+      }
+      try memory.fence()
+    }
+    superblock = next
+  }
+
+  /// Makes sure that the file has blocks for a range, so that stores to it cannot fail.
+  public func allocate(_ range: Range<UInt64>) throws(PoolError) {
+    try Self.allocate(descriptor, range, path: path)
+  }
+
+  private static func allocate(
+    _ descriptor: Int32, _ range: Range<UInt64>, path: String
+  ) throws(PoolError) {
+    let result = cvp_allocate_blocks(descriptor, range.lowerBound, UInt64(range.count))
+    switch -result {
+    case 0, EOPNOTSUPP:  // a file system without fallocate has no holes to fall into either
+      return
+    case ENOSPC, EDQUOT, EFBIG:
+      throw .diskFull(path: path, neededBytes: UInt64(range.count))
+    default:
+      throw .system(operation: "fallocate", errorNumber: -result)
+    }
+  }
+
+  /// Makes the file longer and the new length durable (rule 20).
+  public func extend(to bytes: UInt64) throws(PoolError) {
+    precondition(bytes >= superblock.geometry.fileBytes)
+    guard ftruncate(descriptor, off_t(bytes)) == 0 else {
+      throw .diskFull(path: path, neededBytes: bytes)
+    }
+    try sync()
+  }
+
+  public func sync() throws(PoolError) {
+    guard fsync(descriptor) == 0 else { throw .system(operation: "fsync", errorNumber: errno) }
+  }
+}

@@ -1,0 +1,51 @@
+// Units of pool addressing. Different things have different types; none of them is an address.
+
+@_exported import VolipPersistence
+
+/// Bytes from the start of persistent memory (the pool's base address).
+public struct PoolOffset: Hashable, Comparable, Sendable, CustomStringConvertible {
+  public let bytes: UInt64
+  @inlinable
+  public init(bytes: UInt64) { self.bytes = bytes }
+  @inlinable
+  public static func < (left: PoolOffset, right: PoolOffset) -> Bool { left.bytes < right.bytes }
+  public var description: String { "0x" + String(bytes, radix: 16) }
+}
+
+/// A page of persistent memory, counted from its start. 2^32 pages are 16 TiB.
+public struct PageIndex: Hashable, Comparable, Sendable, CustomStringConvertible {
+  public let value: UInt32
+  @inlinable
+  public init(_ value: UInt32) { self.value = value }
+  @inlinable
+  public static func < (left: PageIndex, right: PageIndex) -> Bool { left.value < right.value }
+  @inlinable
+  public var offset: PoolOffset { PoolOffset(bytes: UInt64(value) << 12) }
+  public var description: String { "page \(value)" }
+}
+
+/// Lines of 64 bytes of the image that follow each other, as a record names them.
+///
+/// On media one word: the first line's index shifted left by 16, plus the count (1 to 65,535).
+public struct LineExtent: Equatable, Sendable {
+  public var firstLine: UInt64
+  public var lineCount: Int
+
+  @inlinable
+  public init(firstLine: UInt64, lineCount: Int) {
+    self.firstLine = firstLine
+    self.lineCount = lineCount
+  }
+
+  @inlinable
+  public init(word: UInt64) {
+    firstLine = word >> 16
+    lineCount = Int(word & 0xFFFF)
+  }
+
+  @inlinable
+  public var word: UInt64 { firstLine << 16 | UInt64(lineCount) }
+
+  /// The most lines that one extent can name.
+  public static let lineCountMax = 0xFFFF
+}

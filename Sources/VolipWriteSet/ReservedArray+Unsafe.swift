@@ -1,0 +1,40 @@
+import Glibc
+import VolipPool
+
+/// Room for `capacity` trivial values, zero until written, that costs memory only where touched:
+/// tables with an entry for each page of a pool, however large.
+public final class ReservedArray<Element: BitwiseCopyable> {
+  public let capacity: Int
+  @usableFromInline let base: UnsafeMutablePointer<Element>
+
+  public init(capacity: Int) throws(PoolError) {
+    precondition(capacity > 0)
+    let byteCount = capacity * MemoryLayout<Element>.stride
+    let memory = mmap(
+      nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    guard let memory, memory != MAP_FAILED else {
+      throw .system(operation: "mmap", errorNumber: errno)
+    }
+    self.capacity = capacity
+    // SAFETY: fresh zeroed pages, aligned to 4,096, of at least capacity elements.
+    base = memory.bindMemory(to: Element.self, capacity: capacity)
+  }
+
+  deinit {
+    munmap(base, capacity * MemoryLayout<Element>.stride)
+  }
+
+  @inlinable
+  public subscript(index: Int) -> Element {
+    @inline(__always)
+    get {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: capacity))
+      return base[index]
+    }
+    @inline(__always)
+    set {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: capacity))
+      base[index] = newValue
+    }
+  }
+}

@@ -1,0 +1,113 @@
+// Retention: which written pages stay writable, to be compared instead of trapped.
+//
+// A retained page costs a comparison in every commit; an armed one costs a trap in each commit that
+// writes it. So a page is worth retaining when
+//
+//     chance of a change in the next commit * trap > (1 - chance) * comparison
+//
+// The chance is learned. Each page has a streak, 0 to 3: up by one in a commit that changes the
+// page, down by one in a commit that does not. For each streak the share of pages that changed in
+// the following commit is counted (both armed and retained pages show it). Besides, a retained page
+// is armed when fruitless comparisons since its last change have cost as much as one trap.
+//
+// Invariant: retention decides cost, never correctness: an unretained page is armed before it is
+// compared, a retained one is compared in every commit.
+
+import CVolipPersistence
+
+struct PageHistory: BitwiseCopyable {
+  /// The commit in which the page last was in a write set.
+  var commit: UInt32
+  var streak: UInt8
+  /// Comparisons without a change since the last change.
+  var fruitless: UInt8
+  var isRetained: Bool
+}
+
+public final class Retention {
+  static let streakMax: UInt8 = 3
+  /// Outcomes remembered for a streak; the counts are halved beyond it, so that old ones fade.
+  static let outcomesMax: Double = 4096
+
+  /// Ticks of one trap and the arming after it; 0 switches retention off.
+  public let trapTicks: Double
+  /// Ticks of one comparison, measured in each commit, averaged.
+  private(set) var comparisonTicks: Double = 0
+  private let history: ReservedArray<PageHistory>
+  /// Starts two above a page's initial history, so that no page seems to have been seen.
+  private var commit: UInt32 = 2
+  private var trials = [Double](repeating: 0, count: 4)
+  private var hits = [Double](repeating: 0, count: 4)
+  private var pending = [Double](repeating: 0, count: 4)
+  private var isWorthwhile = [false, false, false, false]
+
+  public init(pageCapacity: Int, trapTicks: Double) throws(PoolError) {
+    history = try ReservedArray(capacity: pageCapacity)
+    self.trapTicks = trapTicks
+  }
+
+  /// Decides for each page of a new write set, before it is compared.
+  public func decide(_ writeSet: WriteSet) {
+    guard trapTicks > 0 else {
+      writeSet.retainNone()
+      return
+    }
+    let fruitlessMax = comparisonTicks > 0 ? trapTicks / comparisonTicks : 255
+    for index in 0..<writeSet.pageCount {
+      let page = history[writeSet.page(index)]
+      let expected = page.isRetained ? page.streak : min(streakNow(page) + 1, Self.streakMax)
+      writeSet.retained[index] =
+        isWorthwhile[Int(expected)] && Double(page.fruitless) < fruitlessMax
+    }
+  }
+
+  /// The streak of a page before this commit: one less for each commit that passed it by.
+  private func streakNow(_ page: PageHistory) -> UInt8 {
+    let missed = commit &- page.commit &- 1
+    return missed >= UInt32(page.streak) ? 0 : page.streak - UInt8(missed)
+  }
+
+  /// Whether a page stayed writable after the last commit that had it in its write set.
+  public func isRetained(page: Int) -> Bool { history[page].isRetained }
+
+  /// Learns from a compared write set. `ticks` is what the comparison of all its pages took.
+  public func learn(_ writeSet: WriteSet, ticks: UInt64) {
+    defer { commit &+= 1 }
+    guard trapTicks > 0, writeSet.pageCount > 0 else { return }
+    let each = Double(ticks) / Double(writeSet.pageCount)
+    comparisonTicks = comparisonTicks == 0 ? each : comparisonTicks * 0.9 + each * 0.1
+    var seen = [Double](repeating: 0, count: 4)
+    for index in 0..<writeSet.pageCount {
+      let number = writeSet.page(index)
+      var page = history[number]
+      let streak = streakNow(page)
+      if writeSet.changedLines[index] != 0 {
+        if page.commit == commit &- 1 { hits[Int(page.streak)] += 1 }
+        page.streak = min(streak + 1, Self.streakMax)
+        page.fruitless = 0
+      } else {
+        page.streak = streak == 0 ? 0 : streak - 1
+        page.fruitless = page.fruitless == .max ? .max : page.fruitless + 1
+      }
+      page.commit = commit
+      page.isRetained = writeSet.retained[index]
+      history[number] = page
+      seen[Int(page.streak)] += 1
+    }
+    judge(seen)
+  }
+
+  /// Outcomes of the pages seen now are known after the next commit.
+  private func judge(_ seen: [Double]) {
+    for streak in 0..<4 {
+      trials[streak] += pending[streak]
+      pending[streak] = seen[streak]
+      if trials[streak] > Self.outcomesMax {
+        trials[streak] /= 2
+        hits[streak] /= 2
+      }
+      let chance = trials[streak] > 0 ? min(hits[streak] / trials[streak], 1) : 0
+      isWorthwhile[streak] = chance * trapTicks > (1 - chance) * comparisonTicks
+    }
+  }
+}

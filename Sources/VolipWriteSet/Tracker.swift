@@ -1,0 +1,57 @@
+// Tracker: finds the pages that were written, from the page table.
+//
+//                    watch                 section                take
+//   (unwatched) ---------------> armed ------------> writable -----------> (in the write set)
+//                                  ^      a write                              |
+//                                  |                                          |
+//                                  +------------- arm ------------------------+
+//
+// A page that is not armed again stays writable: it is retained, and every take reports it whether
+// it was written or not. So what a take reports is a superset of what was written, never less.
+//
+// All calls come from the thread that holds the pool's gate, with no section of another thread
+// open; writes by any thread between sectionOpened and sectionClosed are found.
+
+@_exported import VolipPool
+
+public enum TrackerKind: String, CaseIterable, Sendable {
+  /// Asynchronous userfaultfd write-protection and PAGEMAP_SCAN (Linux 6.7 and later). Sees the
+  /// writes of system calls too.
+  case pageMapScan = "page-map-scan"
+  /// mprotect and SIGSEGV. A system call that writes to an armed page fails with EFAULT unless
+  /// `willWrite` came first.
+  case writeProtect = "write-protect"
+}
+
+public protocol Tracker: AnyObject {
+  var kind: TrackerKind { get }
+
+  /// A run of pages to arm may reach over as many pages between two that are armed already, where
+  /// that is cheaper than another call.
+  var gapPagesMax: Int { get }
+
+  /// Arms pages up to `limit` that were not watched yet. Writes beyond the limit are stray.
+  func watch(upTo limit: Int) throws(PoolError)
+
+  func sectionOpened()
+
+  /// After this every write of the section is known to `takeWritten`.
+  func sectionClosed()
+
+  /// Puts every page that may have been written since it was armed into `writeSet`, in ascending
+  /// order.
+  func takeWritten(into writeSet: WriteSet) throws(PoolError)
+
+  /// Takes write permission away again. Armed pages may be armed again.
+  func arm(_ pages: Range<Int>) throws(PoolError)
+
+  /// Called at the end of a section, after the arming that follows a take; the pages that
+  /// `writeSet` retains stayed writable.
+  func settle(_ writeSet: WriteSet)
+
+  /// Announces that a system call will write to these pages.
+  func willWrite(_ pages: Range<Int>) throws(PoolError)
+
+  /// False when certainly nothing was written since `settle` to a page that was armed then.
+  func mayHaveStrayWrites() -> Bool
+}

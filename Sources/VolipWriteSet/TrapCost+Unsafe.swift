@@ -1,0 +1,76 @@
+// TrapCost: what one trap costs on this machine, measured once for each process and tracker.
+
+import CVolipPersistence
+import CVolipWriteSet
+import Glibc
+import Synchronization
+
+enum TrapCost {
+  /// Pages whose first writes are timed: enough for a median, 0.1 ms in all.
+  static let sampleCount = 33
+
+  private static let measured = Mutex<[TrackerKind: Double]>([:])
+
+  /// Ticks from a write to an armed page until it is done, and of arming it again; median.
+  static func ticks(_ kind: TrackerKind) -> Double {
+    measured.withLock { known in
+      if let ticks = known[kind] { return ticks }
+      let ticks = (try? measure(kind)) ?? 0
+      known[kind] = ticks
+      return ticks
+    }
+  }
+
+  private static func measure(_ kind: TrackerKind) throws(PoolError) -> Double {
+    let scratch = try ScratchFile(pageCount: sampleCount)
+    let tracker = try makeTracker(kind, scratch.workingCopy)
+    try tracker.watch(upTo: sampleCount)
+    let writeSet = try WriteSet(pageCapacity: sampleCount)
+    var samples: [UInt64] = []
+    for round in 0..<2 {  // the first round also pays for private pages
+      samples.removeAll()
+      tracker.sectionOpened()
+      for page in 0..<sampleCount {
+        let start = cvp_ticks()
+        // SAFETY: the scratch mapping has sampleCount pages and the tracker grants the write.
+        scratch.workingCopy.address(page: page).storeBytes(of: UInt8(round + 1), as: UInt8.self)
+        samples.append(cvp_ticks() - start)
+      }
+      tracker.sectionClosed()
+      try tracker.takeWritten(into: writeSet)
+      writeSet.retainNone()
+      let start = cvp_ticks()
+      try tracker.arm(0..<sampleCount)
+      samples = samples.map { $0 + (cvp_ticks() - start) / UInt64(sampleCount) }
+      tracker.settle(writeSet)
+    }
+    return Double(samples.sorted()[sampleCount / 2])
+  }
+}
+
+/// A few pages of a file without a name, mapped privately as a working copy is.
+private struct ScratchFile {
+  let workingCopy: WorkingCopy
+
+  init(pageCount: Int) throws(PoolError) {
+    let descriptor = cvw_scratch_file(pageCount * WorkingCopy.pageBytes)
+    guard descriptor >= 0 else {
+      throw .system(operation: "memfd_create", errorNumber: -descriptor)
+    }
+    defer { close(descriptor) }
+    workingCopy = try WorkingCopy.mapAnywhere(descriptor: descriptor, pageCount: pageCount)
+  }
+}
+
+/// Ticks of one trap of a tracker, for the choice between trapping and comparing.
+public func trapTicks(_ kind: TrackerKind) -> Double { TrapCost.ticks(kind) }
+
+/// A tracker of a kind over a working copy.
+public func makeTracker(
+  _ kind: TrackerKind, _ workingCopy: WorkingCopy
+) throws(PoolError) -> any Tracker {
+  switch kind {
+  case .pageMapScan: try PageMapScanTracker(workingCopy)
+  case .writeProtect: try WriteProtectTracker(workingCopy)
+  }
+}

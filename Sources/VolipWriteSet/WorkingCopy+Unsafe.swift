@@ -1,0 +1,142 @@
+// WorkingCopy: persistent memory as the program sees it, at the pool's base address.
+//
+// A private mapping of the image: clean pages are the image itself, the first write to a page makes
+// a private one. Pages are readable and not writable until a tracker watches them.
+//
+// Invariants
+// 1. Outside sections every page equals its image.
+// 2. It is not inherited by forked children (rule 19).
+
+import CVolipPersistence
+import Glibc
+
+/// The image as bytes to compare with: the shared mapping of the pool file from its image offset.
+public struct ImageView {
+  let base: UnsafeRawPointer
+
+  /// - Parameter base: first byte of the image in this process, page-aligned.
+  public init(base: UnsafeRawPointer) { self.base = base }
+}
+
+public final class WorkingCopy {
+  public let base: UnsafeMutableRawPointer
+  public private(set) var pageCount: Int
+  static let pageBytes = DurableMemory.pageBytes
+
+  private init(base: UnsafeMutableRawPointer, pageCount: Int) {
+    self.base = base
+    self.pageCount = pageCount
+  }
+
+  /// Maps `geometry`'s image at its base address.
+  public static func map(
+    descriptor: Int32, geometry: PoolGeometry
+  ) throws(PoolError) -> WorkingCopy {
+    try mapFixed(
+      descriptor, address: geometry.baseAddress, fileOffset: geometry.imageOffset,
+      byteCount: geometry.imageBytes, replacing: false)
+    // SAFETY: the address was mapped a moment ago.
+    let base = UnsafeMutableRawPointer(bitPattern: UInt(geometry.baseAddress))!
+    return WorkingCopy(base: base, pageCount: Int(geometry.pageCount))
+  }
+
+  /// Maps a whole file wherever there is room: for measurements and tests of trackers.
+  public static func mapAnywhere(
+    descriptor: Int32, pageCount: Int
+  ) throws(PoolError) -> WorkingCopy {
+    let flags = MAP_PRIVATE | MAP_NORESERVE
+    let mapped = mmap(nil, pageCount * pageBytes, PROT_READ, flags, descriptor, 0)
+    guard let mapped, mapped != MAP_FAILED else {
+      throw .system(operation: "mmap", errorNumber: errno)
+    }
+    madvise(mapped, pageCount * pageBytes, MADV_DONTFORK)
+    return WorkingCopy(base: mapped, pageCount: pageCount)
+  }
+
+  private static func mapFixed(
+    _ descriptor: Int32, address: UInt64, fileOffset: UInt64, byteCount: UInt64, replacing: Bool
+  ) throws(PoolError) {
+    let mapFixedNoReplace: Int32 = 0x100000  // not in Swift's view of the C library
+    let flags = MAP_PRIVATE | MAP_NORESERVE | (replacing ? MAP_FIXED : mapFixedNoReplace)
+    let wanted = UnsafeMutableRawPointer(bitPattern: UInt(address))
+    let mapped = mmap(wanted, Int(byteCount), PROT_READ, flags, descriptor, off_t(fileOffset))
+    guard let mapped, mapped != MAP_FAILED else {
+      switch errno {
+      case EEXIST: throw .addressTaken(address: address, bytes: byteCount)
+      case ENOMEM: throw .addressSpaceExhausted(bytes: byteCount)
+      default: throw .system(operation: "mmap", errorNumber: errno)
+      }
+    }
+    guard mapped == wanted else {  // kernels before MAP_FIXED_NOREPLACE take it as a hint
+      munmap(mapped, Int(byteCount))
+      throw .addressTaken(address: address, bytes: byteCount)
+    }
+    // Not inherited (rule 19); single pages so that one write copies 4 KiB and not 2 MiB.
+    madvise(mapped, Int(byteCount), MADV_DONTFORK)
+    madvise(mapped, Int(byteCount), MADV_NOHUGEPAGE)
+  }
+
+  deinit {
+    munmap(base, pageCount * Self.pageBytes)
+  }
+
+  /// Maps a grown image. Every page must be clean. Readers may go on meanwhile.
+  public func remap(descriptor: Int32, geometry: PoolGeometry) throws(PoolError) {
+    let oldBytes = UInt64(pageCount * Self.pageBytes)
+    precondition(geometry.imageBytes > oldBytes)
+    // The new part first, without replacing anything: if it is taken, nothing has changed.
+    try Self.mapFixed(
+      descriptor, address: geometry.baseAddress + oldBytes,
+      fileOffset: geometry.imageOffset + oldBytes, byteCount: geometry.imageBytes - oldBytes,
+      replacing: false)
+    pageCount = Int(geometry.pageCount)
+    try Self.mapFixed(
+      descriptor, address: geometry.baseAddress, fileOffset: geometry.imageOffset,
+      byteCount: geometry.imageBytes, replacing: true)
+  }
+
+  /// The bytes of some pages.
+  func address(page: Int) -> UnsafeMutableRawPointer {
+    // SAFETY: page indexes come from trackers, which only know pages below pageCount.
+    base + page * Self.pageBytes
+  }
+
+  /// The first byte of a line, for the log.
+  @inline(__always)
+  public func line(_ index: UInt64) -> UnsafeRawPointer {
+    UnsafeRawPointer(base + Int(index) * DurableMemory.lineBytes)
+  }
+
+  /// Which lines of a page differ from the image: bit i for line i.
+  @inline(__always)
+  public func difference(page: Int, from image: ImageView) -> UInt64 {
+    // SAFETY: both mappings have pageCount whole pages.
+    cvp_page_difference(base + page * Self.pageBytes, image.base + page * Self.pageBytes)
+  }
+
+  @inline(__always)
+  func prefetch(page: Int, _ image: ImageView) {
+    cvp_page_prefetch(base + page * Self.pageBytes, image.base + page * Self.pageBytes)
+  }
+
+  /// Gives private pages back, so that the next access finds the image: rollback for written pages
+  /// and memory reclaim for clean ones. Only with the gate closed (rule 15).
+  public func drop(_ pages: Range<Int>) throws(PoolError) {
+    guard madvise(address(page: pages.lowerBound), pages.count * Self.pageBytes, MADV_DONTNEED) == 0
+    else { throw .system(operation: "madvise", errorNumber: errno) }
+  }
+
+  /// Lets pages be written, as far as a tracker allows.
+  func makeWritable(_ pages: Range<Int>) throws(PoolError) {
+    try protect(pages, PROT_READ | PROT_WRITE)
+  }
+
+  func makeReadOnly(_ pages: Range<Int>) throws(PoolError) {
+    try protect(pages, PROT_READ)
+  }
+
+  private func protect(_ pages: Range<Int>, _ protection: Int32) throws(PoolError) {
+    guard mprotect(address(page: pages.lowerBound), pages.count * Self.pageBytes, protection) == 0
+    else { throw .system(operation: "mprotect", errorNumber: errno) }
+  }
+}

@@ -1,0 +1,118 @@
+// WriteSet: the pages of a section and the lines in them that changed.
+//
+// Invariants
+// 1. pages[0..<pageCount] ascend; changedLines[i] belongs to pages[i].
+// 2. retained[i] says whether the page stays writable after this section.
+
+import CVolipPersistence
+
+public final class WriteSet {
+  public private(set) var pageCount = 0
+  /// Changed lines and the extents that name them, counted by `compare`.
+  public private(set) var lineCount = 0
+  public private(set) var extentCount = 0
+  let pages: ReservedArray<UInt32>
+  let changedLines: ReservedArray<UInt64>
+  let retained: ReservedArray<Bool>
+
+  public init(pageCapacity: Int) throws(PoolError) {
+    pages = try ReservedArray(capacity: pageCapacity)
+    changedLines = try ReservedArray(capacity: pageCapacity)
+    retained = try ReservedArray(capacity: pageCapacity)
+  }
+
+  public func removeAll() {
+    pageCount = 0
+    lineCount = 0
+    extentCount = 0
+  }
+
+  @inline(__always)
+  func append(page: Int) {
+    pages[pageCount] = UInt32(truncatingIfNeeded: page)
+    pageCount += 1
+  }
+
+  @inline(__always)
+  public func page(_ index: Int) -> Int { Int(pages[index]) }
+
+  /// Whether the page at an index stays writable.
+  @inline(__always)
+  public func isRetained(_ index: Int) -> Bool { retained[index] }
+
+  public func retainNone() {
+    markRetained { _ in false }
+  }
+
+  /// Marks each page that `keep` says.
+  public func markRetained(_ keep: (_ page: Int) -> Bool) {
+    for index in 0..<pageCount { retained[index] = keep(page(index)) }
+  }
+
+  /// Whether any line of the page at an index changed.
+  @inline(__always)
+  public func hasChanges(_ index: Int) -> Bool { changedLines[index] != 0 }
+
+  /// Compares every page with its image. Loads of the next page start before the comparison of
+  /// this one.
+  public func compare(_ workingCopy: WorkingCopy, with image: ImageView) {
+    lineCount = 0
+    extentCount = 0
+    for index in 0..<pageCount {
+      if index + 1 < pageCount { workingCopy.prefetch(page: page(index + 1), image) }
+      let mask = workingCopy.difference(page: page(index), from: image)
+      changedLines[index] = mask
+      lineCount += mask.nonzeroBitCount
+    }
+    forEachExtent { _ in extentCount += 1 }
+  }
+
+  /// Calls `body` for each run of changed lines in ascending order.
+  @inline(__always)
+  public func forEachExtent(_ body: (LineExtent) -> Void) {
+    var open = LineExtent(firstLine: 0, lineCount: 0)
+    for index in 0..<pageCount {
+      var mask = changedLines[index]
+      let firstLine = UInt64(pages[index]) * 64
+      while mask != 0 {
+        let start = mask.trailingZeroBitCount
+        let count = (~(mask >> start)).trailingZeroBitCount
+        let first = firstLine + UInt64(start)
+        if open.firstLine + UInt64(open.lineCount) == first, open.lineCount > 0,
+          open.lineCount + count <= LineExtent.lineCountMax
+        {
+          open.lineCount += count
+        } else {
+          if open.lineCount > 0 { body(open) }
+          open = LineExtent(firstLine: first, lineCount: count)
+        }
+        mask &= start + count == 64 ? 0 : ~0 << UInt64(start + count)
+      }
+    }
+    if open.lineCount > 0 { body(open) }
+  }
+
+  /// Calls `body` for each run of pages to which `include` applies. A run may reach over up to
+  /// `gapPagesMax` pages that are not in the write set, never over one that `include` rejects.
+  @inline(__always)
+  public func forEachRun<Failure: Error>(
+    gapPagesMax: Int, where include: (Int) -> Bool, _ body: (Range<Int>) throws(Failure) -> Void
+  ) throws(Failure) {
+    var run: Range<Int>?
+    for index in 0..<pageCount {
+      let page = page(index)
+      guard include(index) else {
+        if let open = run { try body(open) }
+        run = nil
+        continue
+      }
+      if let open = run, page - open.upperBound <= gapPagesMax {
+        run = open.lowerBound..<page + 1
+      } else {
+        if let open = run { try body(open) }
+        run = page..<page + 1
+      }
+    }
+    if let open = run { try body(open) }
+  }
+}

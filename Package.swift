@@ -12,6 +12,19 @@ func core(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
 }
 
+let tests: [(String, [Target.Dependency])] = [
+  ("VolipPersistenceTests", ["VolipPersistence"]),
+  ("VolipPoolTests", ["VolipPool"]),
+  ("VolipWriteSetTests", ["VolipWriteSet", "CVolipWriteSet"]),
+  ("VolipCommitTests", ["VolipCommit"]),
+  ("VolipHeapTests", ["VolipHeap"]),
+  ("VolipMemTests", ["VolipMem", "volip-test-helper"]),
+  ("HostilePoolTests", ["VolipMem", "volip-test-helper"]),
+  ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
+  ("ExampleTests", ["hashmap-demo"]),
+  ("StyleTests", []),
+]
+
 // The order is the way of the data: a module imports only modules above it. StyleTests checks it.
 let package = Package(
   name: "volipmem",
@@ -21,6 +34,7 @@ let package = Package(
   ],
   dependencies: [
     .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.0", traits: []),
+    .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
   ],
@@ -44,7 +58,31 @@ let package = Package(
     .target(
       name: "PersistentHashmap", dependencies: ["VolipMem"], path: "Examples/Hashmap/Map",
       swiftSettings: swiftSettings),
-  ],
+    .executableTarget(
+      name: "hashmap-demo",
+      dependencies: [
+        "PersistentHashmap", .product(name: "Histogram", package: "hdrhistogram-swift"),
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Subprocess", package: "swift-subprocess"),
+        .product(name: "SystemPackage", package: "swift-system"),
+      ],
+      path: "Examples/Hashmap/Demo", swiftSettings: swiftSettings),
+
+    // What tests run in a process of its own: entering states that a test runner must not be in.
+    .executableTarget(
+      name: "volip-test-helper", dependencies: ["VolipMem"], path: "Tests/Helper",
+      swiftSettings: swiftSettings),
+    .target(
+      name: "TestSupport",
+      dependencies: [
+        "VolipMem", .product(name: "Subprocess", package: "swift-subprocess"),
+        .product(name: "SystemPackage", package: "swift-system"),
+      ],
+      path: "Tests/TestSupport", swiftSettings: swiftSettings),
+  ] + tests.map { name, dependencies in
+    .testTarget(
+      name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: swiftSettings)
+  },
   swiftLanguageModes: [.v6],
   cLanguageStandard: .gnu11
 )

@@ -1,0 +1,6 @@
+import ArgumentParser
+
+@main
+struct HashmapDemo: ParsableCommand {
+  func run() throws {}
+}

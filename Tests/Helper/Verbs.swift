@@ -1,0 +1,16 @@
+import Glibc
+import VolipMem
+
+/// Every verb of the helper by name.
+let verbs: [String: @Sendable ([String]) throws -> Void] = [
+  "hold": hold
+]
+
+/// Opens a pool, says so, and keeps it open until standard input ends.
+func hold(_ arguments: [String]) throws {
+  let pool = try Pool.open(arguments[0])
+  print("open")
+  fflush(nil)
+  while readLine() != nil {}
+  try pool.close()
+}

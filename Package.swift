@@ -13,7 +13,7 @@ func core(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 }
 
 let tests: [(String, [Target.Dependency])] = [
-  ("VolipPersistenceTests", ["VolipPersistence"]),
+  ("VolipPersistenceTests", ["VolipPersistence", "CVolipPersistence"]),
   ("VolipPoolTests", ["VolipPool"]),
   ("VolipWriteSetTests", ["VolipWriteSet", "CVolipWriteSet"]),
   ("VolipCommitTests", ["VolipCommit"]),
@@ -79,10 +79,11 @@ let package = Package(
         .product(name: "SystemPackage", package: "swift-system"),
       ],
       path: "Tests/TestSupport", swiftSettings: swiftSettings),
-  ] + tests.map { name, dependencies in
-    .testTarget(
-      name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: swiftSettings)
-  },
+  ]
+    + tests.map { name, dependencies in
+      .testTarget(
+        name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: swiftSettings)
+    },
   swiftLanguageModes: [.v6],
   cLanguageStandard: .gnu11
 )

@@ -39,6 +39,7 @@ extension PoolEngine {
   /// Makes the pool larger (rule 20). The image grows at the end of the file; nothing refers to the
   /// new part before both superblock copies name it.
   func growImage(toFileBytes fileBytes: UInt64) throws(PoolError) {
+    try checkpoint()
     var next = file.superblock
     let pageBytes = PoolGeometry.pageBytes
     next.geometry.fileBytes = fileBytes / pageBytes * pageBytes
@@ -46,7 +47,6 @@ extension PoolEngine {
       fileBytes <= PoolGeometry.fileBytesMax
     else { throw .invalidArgument("a pool grows from \(file.superblock.geometry.fileBytes) bytes") }
     next.geometry.imageBytes = next.geometry.fileBytes - next.geometry.imageOffset
-    try checkpoint()
     try file.extend(to: next.geometry.fileBytes)
     try workingCopy.remap(descriptor: file.descriptor, geometry: next.geometry)
     do throws(PoolError) {

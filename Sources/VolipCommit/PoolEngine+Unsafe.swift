@@ -181,9 +181,11 @@ public final class PoolEngine: @unchecked Sendable {
     pthread_mutex_lock(gate)
     switch state {
     case .ready: return
-    case .closed: pthread_mutex_unlock(gate)
+    case .closed:
+      pthread_mutex_unlock(gate)
       throw .closed
-    case .poisoned(let reason): pthread_mutex_unlock(gate)
+    case .poisoned(let reason):
+      pthread_mutex_unlock(gate)
       throw .poisoned(reason: reason)
     }
   }

@@ -173,7 +173,9 @@ private struct HeapWalk {
     var page = PageList(table: heap.table, headByte: headByte).first
     while page != 0 {
       let entry = try heap.table[page]
-      guard claim(&self, page) else { throw heap.damage(page, "in a list where it does not belong") }
+      guard claim(&self, page) else {
+        throw heap.damage(page, "in a list where it does not belong")
+      }
       if entry.previous != previous { note(heap.table.offset(ofEntry: page), "link backwards") }
       previous = page
       page = entry.next

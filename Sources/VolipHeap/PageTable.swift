@@ -131,7 +131,9 @@ struct PageTable {
         next < pageLimit, previous < pageLimit,
         first >> 16 & 0xFFFF == PageEntry.check(first & ~0xFFFF_0000, second, page: page)
           || first | second == 0
-      else { throw .damagedHeap(offset: UInt64(offset), reason: "page table entry of page \(page)") }
+      else {
+        throw .damagedHeap(offset: UInt64(offset), reason: "page table entry of page \(page)")
+      }
       return PageEntry(
         kind: kind, sizeClass: UInt8(truncatingIfNeeded: first >> 8), length: Int(first >> 32),
         next: next, previous: previous)

@@ -121,7 +121,9 @@ extension Heap {
   }
 
   private func rootPageChecksum(_ page: Int) -> UInt64 {
-    (0..<3).reduce(UInt64(page)) { cvp_mix($0 ^ memory.load((page << 12) + $1 * 8, as: UInt64.self)) }
+    (0..<3).reduce(UInt64(page)) {
+      cvp_mix($0 ^ memory.load((page << 12) + $1 * 8, as: UInt64.self))
+    }
   }
 
   private func setRootPage(_ page: Int, next: Int, count: Int) {

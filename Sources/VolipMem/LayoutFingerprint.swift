@@ -22,7 +22,8 @@ private func layoutDescription(_ type: Any.Type, depth: Int) -> String {
   var fields: [String] = []
   if depth < depthMax {
     _ = _forEachField(of: type) { name, offset, fieldType, _ in
-      fields.append("\(String(cString: name))@\(offset)=\(layoutDescription(fieldType, depth: depth + 1))")
+      fields.append(
+        "\(String(cString: name))@\(offset)=\(layoutDescription(fieldType, depth: depth + 1))")
       return true
     }
   }

@@ -233,8 +233,6 @@ public final class Pool: @unchecked Sendable {
 public struct Section: ~Copyable {
   public let pool: Pool
 
-  init(pool: Pool) { self.pool = pool }
-
   /// See ``Pool/willWrite(_:byteCount:)``.
   public func willWrite(_ range: UnsafeRawBufferPointer) throws(PoolError) {
     guard let address = range.baseAddress else { return }

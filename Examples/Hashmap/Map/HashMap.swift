@@ -124,7 +124,11 @@ public struct HashMap: BitwiseCopyable {
       node = present.pointee.next
     }
     guard let found = node else { return false }
-    if let link { link.pointee.next = found.pointee.next } else { bucket.pointee = found.pointee.next }
+    if let link {
+      link.pointee.next = found.pointee.next
+    } else {
+      bucket.pointee = found.pointee.next
+    }
     try source.deallocate(found)
     count -= 1
     return true

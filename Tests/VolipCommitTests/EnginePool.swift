@@ -1,0 +1,90 @@
+import Glibc
+import TestSupport
+import Testing
+
+@testable import VolipCommit
+
+/// A pool without a heap, and a model of its bytes.
+final class EnginePool {
+  static let watchedPages = 64
+  let directory = TemporaryDirectory()
+  let path: String
+  let engine: PoolEngine
+  /// Bytes of the watched pages after the last committed section.
+  var committed: [UInt8]
+
+  init(
+    fileBytes: UInt64 = 2 << 20, logBytes: UInt64? = 64 << 10, logBytesMax: UInt64? = nil,
+    tracker: TrackerKind? = nil, retention: Bool = true, persistence: PersistencePath = .cacheLines
+  ) throws {
+    path = directory.file("engine.pool")
+    var geometry = try PoolGeometry(
+      fileBytes: fileBytes, logBytes: logBytes, logBytesMax: logBytesMax)
+    var generator = SystemRandomNumberGenerator()
+    geometry.baseAddress = try AddressMap.drawBase(
+      imageBytes: geometry.imageBytes, using: &generator)
+    try PoolFile.create(path: path, geometry: geometry)
+    var options = EngineOptions()
+    options.persistencePath = persistence
+    options.tracker = tracker
+    options.retention = retention
+    engine = try PoolEngine(path: path, options: options)
+    try engine.watch(upTo: Self.watchedPages)
+    committed = [UInt8](repeating: 0, count: Self.watchedPages * 4096)
+  }
+
+  var bytes: UnsafeMutablePointer<UInt8> { engine.base.assumingMemoryBound(to: UInt8.self) }
+
+  /// Bytes of the watched pages as the program sees them now.
+  var current: [UInt8] {
+    Array(UnsafeBufferPointer(start: bytes, count: Self.watchedPages * 4096))
+  }
+
+  /// Writes like a program: a few words, some pages, sometimes a stretch over many pages.
+  func scribble(using generator: inout SeededGenerator) {
+    let size = Self.watchedPages * 4096
+    switch Int.random(in: 0..<10, using: &generator) {
+    case 0:
+      let first = Int.random(in: 0..<size / 2, using: &generator)
+      let count = Int.random(in: 1...12_000, using: &generator)
+      for offset in first..<first + count { bytes[offset] = generator.next() as UInt8 }
+    default:
+      for _ in 0..<Int.random(in: 0...40, using: &generator) {
+        bytes[Int.random(in: 0..<size, using: &generator)] = generator.next() as UInt8
+      }
+    }
+  }
+
+  func commitScribbles(using generator: inout SeededGenerator) throws {
+    try engine.openSection()
+    scribble(using: &generator)
+    let next = current
+    try engine.closeSection()
+    committed = next
+  }
+}
+
+extension SeededGenerator {
+  mutating func next() -> UInt8 { UInt8(truncatingIfNeeded: next() as UInt64) }
+}
+
+/// What is found in a copy of a pool file after recovery.
+struct RecoveredImage {
+  let bytes: [UInt8]
+  let superblock: Superblock
+  let summary: RecoverySummary
+
+  /// Recovers the file `contents`, as the next open would, without mapping its base address.
+  init(_ contents: [UInt8], in directory: TemporaryDirectory) throws {
+    let path = directory.file("copy.pool")
+    unlink(path)
+    FileBytes.write(contents, to: path)
+    let file = try PoolFile.open(path: path)
+    let memory = try DurableMemory.map(descriptor: file.descriptor, forced: .cacheLines)
+    summary = try Recovery(file, memory).run()
+    superblock = file.superblock
+    let image = memory.address(Int(superblock.geometry.imageOffset))
+    bytes = Array(
+      UnsafeRawBufferPointer(start: image, count: EnginePool.watchedPages * 4096))
+  }
+}

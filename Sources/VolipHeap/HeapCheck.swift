@@ -17,6 +17,13 @@ public struct HeapReport: Sendable {
   public fileprivate(set) var usedPages = 0
   public fileprivate(set) var problems: [HeapProblem] = []
 
+  init() {}
+
+  /// A report of one problem and nothing else.
+  public init(problem: String) {
+    problems = [HeapProblem(offset: PoolOffset(bytes: 0), reason: problem)]
+  }
+
   public var isConsistent: Bool { problems.isEmpty }
   public var allocatedBytes: Int { blocks.reduce(0) { $0 + $1.byteCount } }
 

@@ -19,16 +19,35 @@
 /// needs no section, and sees the uncommitted writes of one: use the application's own locks, taken
 /// before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
-  let engine: PoolEngine
-  let heap: Heap
+  /// Nil once closed. Written by `close` alone, while no other thread uses the handle.
+  private var openHeap: Heap?
+  /// First address of the pool's memory, the same in every process and for ever.
+  public let base: UnsafeRawPointer
+  /// The kind of tracker that finds the writes.
+  public let tracker: TrackerKind
+  /// How writes become durable.
+  public let persistencePath: PersistencePath
 
   private init(_ engine: PoolEngine) throws(PoolError) {
-    self.engine = engine
-    heap = try Heap(engine)
+    openHeap = try Heap(engine)
+    base = UnsafeRawPointer(engine.base)
+    tracker = engine.trackerKind
+    persistencePath = engine.persistencePath
   }
 
   deinit {
-    try? engine.close()
+    try? openHeap?.engine.close()
+  }
+
+  var heap: Heap {
+    get throws(PoolError) {
+      guard let openHeap else { throw .closed }
+      return openHeap
+    }
+  }
+
+  private var engine: PoolEngine {
+    get throws(PoolError) { try heap.engine }
   }
 
   // MARK: Create, open, close
@@ -88,9 +107,15 @@ public final class Pool: @unchecked Sendable {
     try Pool(PoolEngine(path: path, options: options.engine))
   }
 
-  /// Makes everything durable in the image and refuses further sections. Memory of the pool may be
-  /// read until the last reference to the handle goes; then the lock and the mappings go too.
+  /// Makes everything durable in the image, unmaps the pool and gives it free for others. Pointers
+  /// into it are invalid until it is open again. No other thread may be using the handle.
+  ///
+  /// - Throws: `.nestedSection` inside a section; what a checkpoint throws, and then the pool is
+  ///   closed all the same: the log has what the image lacks.
   public func close() throws(PoolError) {
+    let engine = try engine
+    guard !engine.isInSection else { throw .nestedSection }
+    defer { openHeap = nil }
     try engine.close()
   }
 
@@ -109,7 +134,7 @@ public final class Pool: @unchecked Sendable {
       result = try body(&section)
     } catch {
       // A body that ended the section itself, by pabort, leaves nothing to abort.
-      if engine.isInSection { try pabort() }
+      if try engine.isInSection { try pabort() }
       throw error
     }
     try pend()
@@ -142,9 +167,6 @@ public final class Pool: @unchecked Sendable {
   }
 
   // MARK: Memory
-
-  /// First address of the pool's memory, the same in every process and for ever.
-  public var base: UnsafeRawPointer { UnsafeRawPointer(engine.base) }
 
   /// Uninitialized memory in the pool; needs an open section on this thread.
   ///
@@ -197,10 +219,6 @@ public final class Pool: @unchecked Sendable {
 
   // MARK: Whole pool
 
-  /// The kind of tracker that finds the writes.
-  public var tracker: TrackerKind { engine.trackerKind }
-  public var persistencePath: PersistencePath { engine.persistencePath }
-
   /// Counts since the pool was opened.
   public func statistics() throws(PoolError) -> SectionStatistics {
     try engine.currentStatistics()
@@ -216,14 +234,15 @@ public final class Pool: @unchecked Sendable {
   /// - Throws: `.addressTaken` when the address range behind the pool is in use, `.diskFull`,
   ///   `.invalidArgument` when it would not grow.
   public func grow(byteCount: UInt64) throws(PoolError) {
-    try engine.grow(toFileBytes: byteCount)
+    let heap = try heap
+    try heap.engine.grow(toFileBytes: byteCount)
     try heap.adoptGrowth()
   }
 
   /// Walks all heap metadata, every block, and the roots. Takes no section: call it while nothing
-  /// is written.
+  /// is written. Of a closed pool the report says so.
   public func checkHeap() -> HeapReport {
-    heap.check()
+    openHeap?.check() ?? HeapReport(problem: "the pool is closed")
   }
 }
 

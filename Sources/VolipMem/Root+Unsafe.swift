@@ -45,6 +45,6 @@ extension Pool {
 
   private func pointer<T>(_ root: Root, as type: T.Type) -> UnsafeMutablePointer<T> {
     // SAFETY: the entry was checked to lie inside the pool, and its layout to be T's.
-    (engine.base + Int(root.offset.bytes)).assumingMemoryBound(to: T.self)
+    UnsafeMutableRawPointer(mutating: base + Int(root.offset.bytes)).assumingMemoryBound(to: T.self)
   }
 }

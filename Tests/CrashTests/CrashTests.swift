@@ -1,1 +1,67 @@
+import Glibc
+import Subprocess
+import SystemPackage
+import TestSupport
 import Testing
+import VolipMem
+
+/// Real kills: a process that moves money is killed with SIGKILL at random times. The helper is a
+/// debug build, so kills hit every phase of a section, of checkpoints and of recovery.
+@Suite struct KillTests {
+  @Test(arguments: TrackerKind.allCases)
+  func noAcknowledgedTransferIsLostAndNoneIsHalfDone(_ kind: TrackerKind) async throws {
+    var generator = SeededGenerator.forTest("kills \(kind.rawValue)")
+    let directory = TemporaryDirectory()
+    let path = directory.file("bank.pool")
+    #expect(try await Helper.run("volip-test-helper", ["make-bank", path]).status == .exited(0))
+    var acknowledged: UInt64 = 0
+    for kill in 0..<12 {
+      let transfers = UInt64.random(in: 0...400, using: &generator)
+      guard let last = try await killAfter(transfers, path, kind) else {
+        print("skipped: \(kind.rawValue) is unavailable")
+        return
+      }
+      acknowledged = max(acknowledged, last)
+      let audit = try await Helper.run("volip-test-helper", ["audit-bank", path])
+      let words = audit.output.split(whereSeparator: \.isWhitespace)
+      try #require(words.count == 6, "kill \(kill): \(audit.output) \(audit.errors)")
+      let found = try #require(UInt64(words[1]))
+      #expect(found == acknowledged || found == acknowledged + 1, "kill \(kill)")
+      #expect(words[3] == "0" && words[5] == "true", "kill \(kill): \(audit.output)")
+      acknowledged = found
+    }
+  }
+
+  /// Starts transfers, kills the process when `count` of them were acknowledged, returns the last
+  /// number that arrived; nil where the tracker does not work.
+  private func killAfter(
+    _ count: UInt64, _ path: String, _ kind: TrackerKind
+  ) async throws -> UInt64? {
+    let result = try await Subprocess.run(
+      .path(FilePath("\(Helper.productDirectory)/volip-test-helper")),
+      arguments: ["transfer", path, kind.rawValue], input: .none, output: .sequence,
+      error: .discarded
+    ) { execution in
+      var bytes: [UInt8] = []
+      var isKilled = false
+      if count == 0 {
+        try execution.send(signal: .kill)
+        isKilled = true
+      }
+      for try await buffer in execution.standardOutput {
+        bytes.append(contentsOf: buffer.withUnsafeBytes { Array($0) })
+        if !isKilled, bytes.count >= Int(count) * 8 {
+          try execution.send(signal: .kill)
+          isKilled = true
+        }
+      }
+      return bytes
+    }
+    if result.terminationStatus == .exited(1) { return nil }
+    #expect(result.terminationStatus == .signaled(SIGKILL))
+    let bytes = result.closureResult
+    guard bytes.count >= 8 else { return 0 }
+    let last = bytes[(bytes.count / 8 - 1) * 8..<bytes.count / 8 * 8]
+    return last.reversed().reduce(0) { $0 << 8 | UInt64($1) }
+  }
+}

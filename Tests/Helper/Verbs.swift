@@ -3,7 +3,11 @@ import VolipMem
 
 /// Every verb of the helper by name.
 let verbs: [String: @Sendable ([String]) throws -> Void] = [
-  "hold": hold
+  "audit-bank": auditBank,
+  "hold": hold,
+  "lone-pages": lonePages,
+  "make-bank": makeBank,
+  "transfer": transfer,
 ]
 
 /// Opens a pool, says so, and keeps it open until standard input ends.

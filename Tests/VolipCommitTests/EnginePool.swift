@@ -20,17 +20,31 @@ final class EnginePool {
     path = directory.file("engine.pool")
     var geometry = try PoolGeometry(
       fileBytes: fileBytes, logBytes: logBytes, logBytesMax: logBytesMax)
-    var generator = SystemRandomNumberGenerator()
-    geometry.baseAddress = try AddressMap.drawBase(
-      imageBytes: geometry.imageBytes, using: &generator)
-    try PoolFile.create(path: path, geometry: geometry)
     var options = EngineOptions()
     options.persistencePath = persistence
     options.tracker = tracker
     options.retention = retention
-    engine = try PoolEngine(path: path, options: options)
+    engine = try Self.create(path, &geometry, options)
     try engine.watch(upTo: Self.watchedPages)
     committed = [UInt8](repeating: 0, count: Self.watchedPages * 4096)
+  }
+
+  /// Draws base addresses until one is free: other tests have pools open.
+  private static func create(
+    _ path: String, _ geometry: inout PoolGeometry, _ options: EngineOptions
+  ) throws -> PoolEngine {
+    var generator = SystemRandomNumberGenerator()
+    while true {
+      geometry.baseAddress = try AddressMap.drawBase(
+        imageBytes: geometry.imageBytes, using: &generator)
+      try PoolFile.create(path: path, geometry: geometry)
+      do {
+        return try PoolEngine(path: path, options: options)
+      } catch {
+        unlink(path)
+        guard case .addressTaken = error else { throw error }
+      }
+    }
   }
 
   var bytes: UnsafeMutablePointer<UInt8> { engine.base.assumingMemoryBound(to: UInt8.self) }

@@ -1,7 +1,7 @@
 // Recovery: from a pool file after any crash to an image with every sealed record applied.
 //
 //   scan       every record from the tail on, in order, until there is no next one
-//   judge      a sealed record of this generation further on is damage: nothing is applied (rule 11)
+//   judge      a sealed record further on is damage: nothing is applied (rule 11)
 //   replay     the same update as the commit's, then flush
 //   checkpoint one fence; both superblock copies, log empty, generation raised (rule 3)
 //

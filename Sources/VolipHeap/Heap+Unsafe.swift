@@ -1,4 +1,7 @@
 // The heap by address, as programs use it.
+//
+// SAFETY: an address is only compared and turned into an offset, which is then checked like one
+// that was read from the pool.
 
 extension Heap {
   /// Memory for `byteCount` bytes, aligned to `alignment` (a power of two up to 4,096), with any

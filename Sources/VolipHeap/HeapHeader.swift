@@ -9,7 +9,7 @@
 //     40     8  first root page, 0 for none
 //     48     8  zero
 //     56     8  checksum of the line's other words
-//     64   256  page tables: first page, page count, page where the table stands, zero (4 bytes each)
+//     64   256  page tables: first page, page count, page of the table, zero (4 bytes each)
 //    320   128  free runs: for each power of two, the first free run of at least that many pages
 //    448   160  slabs: for each size class, the first slab with a free block
 //

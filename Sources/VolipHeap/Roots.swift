@@ -8,8 +8,8 @@
 //     16     8  roots in this page, 0 to 31
 //     24     8  checksum of the words before it
 //     32    96  zero
-//    128   128  each root: name bytes count (1), name (63), fingerprint (8), offset of the block (8),
-//               its bytes (8), checksum of all that (8), zero (32)
+//    128   128  each root: bytes of the name (1), name (63), fingerprint (8), offset of the block
+//               (8), its bytes (8), checksum of all that (8), zero (32)
 
 import CVolipPersistence
 

@@ -15,7 +15,7 @@
 /// Between `pstart` and `pend` (or inside ``section(_:)``) any code may write to memory of the pool
 /// with ordinary stores. After a crash at any instant all of a section's writes are there or none.
 ///
-/// Threads: sections are exclusive; `pstart` waits for the section of another thread to end. Reading
+/// Threads: sections are exclusive; `pstart` waits for another thread's section to end. Reading
 /// needs no section, and sees the uncommitted writes of one: use the application's own locks, taken
 /// before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
@@ -52,7 +52,9 @@ public final class Pool: @unchecked Sendable {
 
   // MARK: Create, open, close
 
+  /// How a pool is made and opened.
   public struct Options: Sendable {
+    /// Tracker, persistence path, retention, check for stray writes.
     public var engine = EngineOptions()
     /// First size of the log in bytes; 1/32 of the file, at most 32 MiB, when nil. For `create`.
     public var logBytes: UInt64?
@@ -250,6 +252,7 @@ public final class Pool: @unchecked Sendable {
 ///
 /// It cannot be copied or kept: it lives as long as the body of ``Pool/section(_:)``.
 public struct Section: ~Copyable {
+  /// The pool whose section it is.
   public let pool: Pool
 
   /// See ``Pool/willWrite(_:byteCount:)``.

@@ -26,7 +26,7 @@ struct Check: AsyncParsableCommand {
   var seconds = 150
 
   @Option(help: "Milliseconds that a worker lives at most.")
-  var lifetime = 2500
+  var lifetime = 4000
 
   @Option(help: "Which tracker finds the writes; the first that works by default.")
   var tracker: TrackerKind?

@@ -33,7 +33,6 @@ struct Trial {
     var lifetimes = lifetimes
     let end = ContinuousClock.now + .seconds(seconds)
     let progress = Progress(total: kills)
-    defer { progress.clear() }
     while results.kills < kills, ContinuousClock.now < end, results.findings.isClean {
       try await kill(after: lifetimes.next())
       if results.kills < kills, lifetimes.leavesRecoveryToWorker() {
@@ -42,7 +41,11 @@ struct Trial {
       try audit()
       progress.show(results)
     }
+    progress.clear()
     guard results.findings.isClean else { return }
+    if results.kills < kills {
+      printError("hashmap-demo: --seconds \(seconds) are over after \(results.kills) kills")
+    }
     take(try await worker.run(sections: Self.lastSections))
     try audit()
   }

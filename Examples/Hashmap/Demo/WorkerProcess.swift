@@ -8,7 +8,7 @@ import SystemPackage
 /// How long workers live: random, and for every fourth so short that the kill meets the start of
 /// the process, the making or the recovery of the pool, and the first sections.
 struct Lifetimes {
-  static let earlyMillisecondsMax = 40
+  static let earlyMillisecondsMax = 30
   private let microsecondsMax: UInt64
   private var random: SplitMix
 

@@ -1,0 +1,43 @@
+# Short targets; `make help` lists them.
+
+SWIFT ?= swift
+BENCH_ARGUMENTS ?=
+DEMO_ARGUMENTS ?=
+SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift Benchmarks/Package.swift)
+
+.PHONY: help dependencies build release demo test test-quick bench format lint clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+
+dependencies: ## Installs the system libraries that are missing
+	@Scripts/dependencies.sh
+
+build: dependencies ## Debug build of everything
+	$(SWIFT) build --build-tests
+
+release: dependencies ## Release build of libraries and programs
+	$(SWIFT) build -c release
+
+demo: dependencies ## Kills a program 50 times and looks whether its hash map lost anything
+	$(SWIFT) build -c release --product hashmap-demo
+	@.build/release/hashmap-demo $(DEMO_ARGUMENTS)
+
+test: build lint ## Lint and all tests
+	$(SWIFT) test --skip-build --disable-xctest
+
+test-quick: build ## Tests without those that kill processes: under a minute
+	$(SWIFT) test --skip-build --disable-xctest --skip CrashTests --skip ExampleTests
+
+bench: dependencies ## Benchmarks; BENCH_ARGUMENTS='--quick --json' for instance
+	cd Benchmarks && $(SWIFT) build -c release
+	@cd Benchmarks && .build/release/volip-bench hashmap $(BENCH_ARGUMENTS)
+
+format: ## Formats all Swift code
+	$(SWIFT) format format --in-place --recursive --parallel $(SWIFT_FILES)
+
+lint: ## What formatting would change, as errors
+	@$(SWIFT) format lint --strict --recursive --parallel $(SWIFT_FILES)
+
+clean: ## Removes build products
+	rm -rf .build Benchmarks/.build

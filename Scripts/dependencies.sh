@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# What the build needs beyond a Swift toolchain, make and a C compiler: libpmem, libelf and
+# pkg-config, which tells the package manager where they are. Quick when all of it is there;
+# installs what is missing as root on Debian and its kin; else says what to install.
+set -euo pipefail
+
+# What to look for and the Debian package that has it.
+missing=()
+command -v pkg-config > /dev/null || missing+=(pkg-config)
+has_library() {
+  command -v pkg-config > /dev/null && pkg-config --exists "$1"
+}
+has_library libpmem || missing+=(libpmem-dev)
+has_library libelf || missing+=(libelf-dev)
+command -v git > /dev/null || missing+=(git) # the package manager fetches packages with it
+
+if [ ${#missing[@]} -eq 0 ]; then
+  exit 0
+fi
+
+if ! command -v apt-get > /dev/null; then
+  echo "Missing: ${missing[*]} (Debian's names). Install them with this system's package manager."
+  exit 1
+fi >&2
+if [ "$(id -u)" -ne 0 ]; then
+  echo "Missing: ${missing[*]}. Install them with: sudo apt-get install ${missing[*]}"
+  exit 1
+fi >&2
+
+install_missing() {
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+echo "Installing ${missing[*]}"
+# A machine that never ran an update has no lists, or lists of versions that are gone.
+if ! install_missing > /dev/null 2>&1; then
+  apt-get update -qq
+  install_missing > /dev/null
+fi

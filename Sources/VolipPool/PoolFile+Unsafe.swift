@@ -39,15 +39,33 @@ public final class PoolFile {
 
   // MARK: Create
 
-  /// Makes a pool file. Nothing is left behind when it fails.
+  /// Makes a pool file. It gets its name when it is whole: a crash or a failure leaves nothing
+  /// behind. On a file system without unnamed files a crash may leave a file that is no pool.
   public static func create(
     path: String, geometry: PoolGeometry, permissions: mode_t = 0o600
   ) throws(PoolError) {
+    let unnamed = cvp_unnamed_file(directory(of: path), permissions)
+    guard unnamed != -EOPNOTSUPP else {
+      return try createNamed(path: path, geometry: geometry, permissions: permissions)
+    }
+    guard unnamed >= 0 else { throw openError(path, -unnamed) }
+    defer { close(unnamed) }
+    guard access(path, F_OK) != 0 else { throw .alreadyExists(path: path) }
+    try fill(unnamed, path: path, geometry: geometry)
+    let result = cvp_name_file(unnamed, path)
+    guard result == 0 else { throw openError(path, -result) }
+    try syncDirectory(of: path)
+  }
+
+  private static func createNamed(
+    path: String, geometry: PoolGeometry, permissions: mode_t
+  ) throws(PoolError) {
     let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions)
-    guard descriptor >= 0 else { throw openError(path) }
+    guard descriptor >= 0 else { throw openError(path, errno) }
     defer { close(descriptor) }
     do throws(PoolError) {
       try fill(descriptor, path: path, geometry: geometry)
+      try syncDirectory(of: path)
     } catch {
       unlink(path)
       throw error
@@ -81,15 +99,18 @@ public final class PoolFile {
     guard fsync(descriptor) == 0 else {
       throw .system(operation: "fsync", errorNumber: errno)
     }
-    try syncDirectory(of: path)
+  }
+
+  private static func directory(of path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return slash == path.startIndex ? "/" : String(path[..<slash])
   }
 
   /// Makes the new name durable.
   private static func syncDirectory(of path: String) throws(PoolError) {
-    let slash = path.lastIndex(of: "/")
-    let directory = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+    let directory = directory(of: path)
     let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard descriptor >= 0 else { throw openError(directory) }
+    guard descriptor >= 0 else { throw openError(directory, errno) }
     defer { close(descriptor) }
     guard fsync(descriptor) == 0 || errno == EINVAL else {
       throw .system(operation: "fsync", errorNumber: errno)
@@ -101,7 +122,7 @@ public final class PoolFile {
   /// Opens and locks a pool file and reads its superblock.
   public static func open(path: String) throws(PoolError) -> PoolFile {
     let locked = Glibc.open(path, O_RDWR | O_CLOEXEC)
-    guard locked >= 0 else { throw openError(path) }
+    guard locked >= 0 else { throw openError(path, errno) }
     defer { close(locked) }
     let actualBytes = try regularFileBytes(locked, path: path)
     guard actualBytes >= Superblock.areaBytes else {
@@ -124,19 +145,20 @@ public final class PoolFile {
     let descriptor = Glibc.open("/proc/self/fd/\(locked)", O_RDWR | O_CLOEXEC)
     guard descriptor >= 0 else {
       munmap(lockPage, Int(PoolGeometry.pageBytes))
-      throw openError(path)
+      throw openError(path, errno)
     }
     return PoolFile(
       path: path, descriptor: descriptor, lockPage: lockPage, superblock: superblock,
       repairedCopy: repairedCopy)
   }
 
-  private static func openError(_ path: String) -> PoolError {
-    switch errno {
+  private static func openError(_ path: String, _ errorNumber: Int32) -> PoolError {
+    switch errorNumber {
     case ENOENT, ENOTDIR: .notFound(path: path)
     case EEXIST: .alreadyExists(path: path)
     case EACCES, EPERM, EROFS: .noPermission(path: path)
-    default: .system(operation: "open", errorNumber: errno)
+    case ENOSPC, EDQUOT: .diskFull(path: path, neededBytes: 0)
+    default: .system(operation: "open", errorNumber: errorNumber)
     }
   }
 

@@ -92,3 +92,11 @@ func auditBank(_ arguments: [String]) throws {
   print("transfers \(bank.transferCount.pointee) sum \(sum) consistent \(report.isConsistent)")
   try pool.close()
 }
+
+/// Creates a pool while files may have 64 KiB: the kernel ends the process in the middle, with
+/// SIGXFSZ.
+func createUnderLimit(_ arguments: [String]) throws {
+  var limit = rlimit(rlim_cur: 64 << 10, rlim_max: 64 << 10)
+  setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+  _ = try Pool.create(arguments[0], byteCount: 1 << 20)
+}

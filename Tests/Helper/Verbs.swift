@@ -4,6 +4,7 @@ import VolipMem
 /// Every verb of the helper by name.
 let verbs: [String: @Sendable ([String]) throws -> Void] = [
   "audit-bank": auditBank,
+  "create-under-limit": createUnderLimit,
   "hold": hold,
   "lone-pages": lonePages,
   "make-bank": makeBank,

@@ -166,6 +166,18 @@ struct Unfinished: Error {}
     #expect(pool.checkHeap().isConsistent)
   }
 
+  /// The name used to come first: a kill in between left a file that was neither a pool nor free
+  /// for one.
+  @Test func aCreationThatIsKilledLeavesNoName() async throws {
+    let outcome = try await Helper.run("volip-test-helper", ["create-under-limit", path])
+    #expect(outcome.status == .signaled(SIGXFSZ), "\(outcome.output)")
+    #expect(access(path, F_OK) != 0)
+    try Pool.create(path, byteCount: 1 << 20, options: .test()).close()
+    #expect(throws: PoolError.alreadyExists(path: path)) {
+      try Pool.create(path, byteCount: 1 << 20, options: .test())
+    }
+  }
+
   /// 65,530 mappings are a process's usual share, and every lone writable page takes two. The
   /// handler then makes more than one page writable, and none of them is missed.
   @Test func moreLonePagesThanMappingsAreAllFound() async throws {

@@ -69,6 +69,13 @@ void cvp_copy_lines(void *target, const void *lines, size_t line_count);
 /// of a file, whose bytes do not change. Returns 0 or a negative errno.
 int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count);
 
+/// Opens a new file without a name in a directory, for reading and writing. Returns its descriptor
+/// or a negative errno; -EOPNOTSUPP where the file system has no such files.
+int cvp_unnamed_file(const char *directory, unsigned permissions);
+
+/// Gives a file without a name one that must not exist. Returns 0 or a negative errno.
+int cvp_name_file(int descriptor, const char *path);
+
 /// A bijection of 64-bit words that spreads every bit over all others (Stafford's variant 13 of
 /// the murmur3 finalizer, as in splitmix64).
 static inline uint64_t cvp_mix(uint64_t word) {

@@ -1,0 +1,29 @@
+#define _GNU_SOURCE
+#include "CVolipPersistence.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count) {
+  int result;
+  do
+    result = fallocate(descriptor, 0, (off_t)offset, (off_t)byte_count);
+  while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : -errno;
+}
+
+int cvp_unnamed_file(const char *directory, unsigned permissions) {
+  int descriptor = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, permissions);
+  if (descriptor >= 0)
+    return descriptor;
+  // EISDIR: a kernel or file system that takes it as an attempt to write to a directory.
+  return errno == EISDIR ? -EOPNOTSUPP : -errno;
+}
+
+int cvp_name_file(int descriptor, const char *path) {
+  char link[32];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+  return linkat(AT_FDCWD, link, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0 ? 0 : -errno;
+}

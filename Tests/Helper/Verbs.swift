@@ -8,6 +8,8 @@ let verbs: [String: @Sendable ([String]) throws -> Void] = [
   "hold": hold,
   "lone-pages": lonePages,
   "make-bank": makeBank,
+  "own-handler": ownHandler,
+  "stray-store": strayStore,
   "transfer": transfer,
 ]
 

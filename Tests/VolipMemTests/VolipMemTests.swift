@@ -185,3 +185,28 @@ struct Unfinished: Error {}
     #expect(outcome.output == "pages 40000 seventh 2\n", "\(outcome.errors)")
   }
 }
+
+@Suite struct FaultHandlerTests {
+  let directory = TemporaryDirectory()
+  var path: String { directory.file("test.pool") }
+
+  @Test(arguments: ["before", "after"])
+  func theProgramsOwnHandlerGetsItsOwnFaults(_ order: String) async throws {
+    let outcome = try await Helper.run("volip-test-helper", ["own-handler", path, order])
+    #expect(outcome.output == "counted 11\nown handler 0x123\n", "\(outcome.errors)")
+    #expect(outcome.status == .exited(7))
+  }
+
+  /// With write-protect the store itself is caught, and the process ends as by any stray store.
+  @Test func aStoreOutsideASectionStopsTheProgramAndNamesTheOffset() async throws {
+    let outcome = try await Helper.run(
+      "volip-test-helper", ["stray-store", path],
+      environment: ["SWIFT_BACKTRACE": "enable=no"])
+    #expect(outcome.status == .signaled(SIGSEGV))
+    let offset = try #require(Int(outcome.output.split(separator: " ")[1].dropLast()))
+    #expect(
+      outcome.errors.contains("pool offset 0x\(String(offset, radix: 16)), outside a section"))
+    let pool = try Pool.open(path, options: .test())
+    #expect(try pool.root("n", as: Int.self)?.pointee == 1)
+  }
+}

@@ -140,7 +140,9 @@ extension Heap {
       try slabs(slab.sizeClass).push(
         slab.page,
         PageEntry(kind: .slab, sizeClass: UInt8(slab.sizeClass), length: shape.pages))
-    } else if slab.freeBlocks + 1 == shape.blocks {
+    }
+    // Not either or: the slabs of one class hold a single block.
+    if slab.freeBlocks + 1 == shape.blocks {
       try giveEmptySlab(slab, shape)
     }
   }

@@ -27,7 +27,7 @@ extension Heap {
   static let rootBytes = 128
   static let rootNameBytesMax = 63
 
-  /// The roots in the order of their creation.
+  /// The roots, in no order.
   ///
   /// - Throws: `.damagedHeap`.
   public func roots() throws(PoolError) -> [Root] {
@@ -55,6 +55,9 @@ extension Heap {
     if let old = try root(name) {
       throw .rootLayoutMismatch(name: name, expected: fingerprint, found: old.fingerprint)
     }
+    // The page first: an empty one is no harm when the block does not fit, a block without a name
+    // would be lost.
+    let page = try rootPageWithRoom()
     let offset = try take(byteCount: max(byteCount, 1), alignment: alignment)
     for byte in stride(from: 0, to: try usableBytes(offset), by: 8) {
       memory.store(UInt64(0), offset + byte)
@@ -62,7 +65,6 @@ extension Heap {
     let root = Root(
       name: name, fingerprint: fingerprint, offset: PoolOffset(bytes: UInt64(offset)),
       byteCount: byteCount)
-    let page = try rootPageWithRoom()
     let count = try rootCount(page)
     write(root, page, count)
     setRootPage(page, next: try nextRootPage(page), count: count + 1)

@@ -175,6 +175,9 @@ public final class Heap {
       guard headEntry.kind == .slab else { throw damage(page, "distance to the slab") }
       return .small(try slab(head, sizeClass: Int(headEntry.sizeClass)))
     case .large where offset == page << 12:
+      guard entry.length > 0, entry.length <= header.highWater - page else {
+        throw damage(page, "length of a large block")
+      }
       return .large(page: page, entry)
     default:
       throw .notAllocated(offset: UInt64(offset))

@@ -96,9 +96,10 @@ extension Heap {
   /// The chain, first page first; a cycle or a foreign page is damage.
   func rootPages() throws(PoolError) -> [Int] {
     var pages: [Int] = []
+    var seen: Set<Int> = []
     var page = header.rootPage
     while page != 0 {
-      guard pages.count <= header.highWater, page < header.highWater,
+      guard seen.insert(page).inserted, page < header.highWater,
         try table[page].kind == .metadata,
         memory.load(page << 12, as: UInt64.self) == Self.rootPageMagic,
         memory.load((page << 12) + 24, as: UInt64.self) == rootPageChecksum(page),
@@ -167,9 +168,12 @@ extension Heap {
       block < UInt64(memory.byteCount), byteCount <= UInt64(memory.byteCount) - block,
       block % 16 == 0
     else { throw .damagedHeap(offset: UInt64(offset), reason: "root entry") }
-    let name = (0..<nameBytes).map { memory.load(offset + 1 + $0, as: UInt8.self) }
+    let bytes = (0..<nameBytes).map { memory.load(offset + 1 + $0, as: UInt8.self) }
+    guard let name = String(validating: bytes, as: UTF8.self) else {
+      throw .damagedHeap(offset: UInt64(offset), reason: "root name is not UTF-8")
+    }
     return Root(
-      name: String(decoding: name, as: UTF8.self),
+      name: name,
       fingerprint: memory.load(offset + 64, as: UInt64.self), offset: PoolOffset(bytes: block),
       byteCount: Int(byteCount))
   }

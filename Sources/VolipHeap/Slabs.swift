@@ -33,7 +33,9 @@ extension Heap {
 
   @inline(__always)
   func slab(_ page: Int, sizeClass: Int) throws(PoolError) -> Slab {
-    guard sizeClass < SizeClass.count, page > 0, page < table.pageLimit else {
+    guard sizeClass < SizeClass.count, page > 0, page < table.pageLimit,
+      SizeClass.shapes[sizeClass].pages <= header.highWater - page
+    else {
       throw .damagedHeap(offset: UInt64(page) << 12, reason: "slab index")
     }
     let offset = page << 12

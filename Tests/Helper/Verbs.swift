@@ -4,7 +4,7 @@ import VolipMem
 /// Every verb of the helper by name.
 let verbs: [String: @Sendable ([String]) throws -> Void] = [
   "hold": hold
-]
+].merging(hostileVerbs) { _, second in second }
 
 /// Opens a pool, says so, and keeps it open until standard input ends.
 func hold(_ arguments: [String]) throws {

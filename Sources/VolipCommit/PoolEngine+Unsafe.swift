@@ -77,10 +77,8 @@ public final class PoolEngine: @unchecked Sendable {
     file = try PoolFile.open(path: path)
     memory = try DurableMemory.map(
       descriptor: file.descriptor, forced: options.persistencePath ?? PersistencePath.forced)
-    // The address range comes before recovery: an open that cannot succeed changes nothing.
     workingCopy = try WorkingCopy.map(
       descriptor: file.descriptor, geometry: file.superblock.geometry)
-    statistics.replayed = try Recovery(file, memory).run().recordCount
     let parts = try Parts(file, memory, workingCopy, options)
     (image, imageOffset) = (parts.image, parts.imageOffset)
     (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
@@ -89,6 +87,9 @@ public final class PoolEngine: @unchecked Sendable {
     pthread_mutex_init(gate, nil)
     parentMark = try Self.makeParentMark()
     threadExitIsWatched
+    // Last: everything else that an open needs is there, so that one that fails changed nothing.
+    statistics.replayed = try Recovery(file, memory).run().recordCount
+    redoLog = RedoLog(file.superblock, memory: memory)
   }
 
   deinit {

@@ -77,10 +77,8 @@ public final class PoolEngine: @unchecked Sendable {
     file = try PoolFile.open(path: path)
     memory = try DurableMemory.map(
       descriptor: file.descriptor, forced: options.persistencePath ?? PersistencePath.forced)
-    // The address range comes before recovery: an open that cannot succeed changes nothing.
     workingCopy = try WorkingCopy.map(
       descriptor: file.descriptor, geometry: file.superblock.geometry)
-    statistics.replayed = try Recovery(file, memory).run().recordCount
     let parts = try Parts(file, memory, workingCopy, options)
     (image, imageOffset) = (parts.image, parts.imageOffset)
     (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
@@ -89,6 +87,9 @@ public final class PoolEngine: @unchecked Sendable {
     pthread_mutex_init(gate, nil)
     parentMark = try Self.makeParentMark()
     threadExitIsWatched
+    // Last: everything else that an open needs is there, so that one that fails changed nothing.
+    statistics.replayed = try Recovery(file, memory).run().recordCount
+    redoLog = RedoLog(file.superblock, memory: memory)
   }
 
   deinit {
@@ -155,11 +156,20 @@ public final class PoolEngine: @unchecked Sendable {
   public var persistencePath: PersistencePath { memory.path }
   public var path: String { file.path }
 
-  /// Whether the calling thread has a section of this pool open.
+  /// Whether the calling thread has a section of this pool open. A forked child has none, though it
+  /// inherits its thread's note of one.
   @inline(__always)
   public var isInSection: Bool {
     let section = cvw_thread_section()!
     return section.pointee.depth > 0 && section.pointee.owner == opaqueSelf
+      && parentMark.pointee == 1
+  }
+
+  /// Before anything that ends a section: a child that got further would scan and arm the pages of
+  /// its parent, whose descriptors it has.
+  private func requireSection() throws(PoolError) {
+    guard parentMark.pointee == 1 else { throw .forkedChild }
+    guard isInSection else { throw .noSection }
   }
 
   private var opaqueSelf: UnsafeMutableRawPointer {
@@ -214,6 +224,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   /// pstart: opens a section, or enters the one that this thread has open (flat nesting).
   public func openSection() throws(PoolError) {
+    guard parentMark.pointee == 1 else { throw .forkedChild }
     let section = cvw_thread_section()!
     if section.pointee.depth > 0 {
       guard section.pointee.owner == opaqueSelf else {
@@ -238,7 +249,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   /// pend: commits with the outermost section.
   public func closeSection() throws(PoolError) {
-    guard isInSection else { throw .noSection }
+    try requireSection()
     let section = cvw_thread_section()!
     guard section.pointee.depth == 1 else {
       section.pointee.depth -= 1
@@ -264,7 +275,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   /// pcommit: commits and goes on in a new section without opening the gate.
   public func commitSection() throws(PoolError) {
-    guard isInSection else { throw .noSection }
+    try requireSection()
     let section = cvw_thread_section()!
     guard section.pointee.depth == 1 else { throw .nestedSection }
     guard !isDoomed else {
@@ -288,7 +299,7 @@ public final class PoolEngine: @unchecked Sendable {
   /// pabort: rolls back. In a nested section the outermost `pend` does it and reports
   /// `.sectionAborted`.
   public func abortSection() throws(PoolError) {
-    guard isInSection else { throw .noSection }
+    try requireSection()
     let section = cvw_thread_section()!
     guard section.pointee.depth == 1 else {
       isDoomed = true

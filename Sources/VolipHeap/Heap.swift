@@ -41,12 +41,25 @@ public final class Heap {
 
   /// Takes pages into use that the pool has grown by. A crash after the growth and before this is
   /// made up for when the pool is opened.
-  public func adoptGrowth() throws(PoolError) {
+  private func adoptGrowth() throws(PoolError) {
     memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
     header = HeapHeader(memory: memory)
     table = try PageTable(header)
-    guard table.pageLimit < engine.pageCount else { return }
+    // Pages that no page table can describe any more are left alone: the rest of the pool is whole.
+    guard table.pageLimit < engine.pageCount, canGrow else { return }
     try inSection { () throws(PoolError) in try addPageTable() }
+  }
+
+  private var canGrow: Bool { header.pageTableCount < HeapHeader.pageTablesMax }
+
+  /// Makes the pool file `fileBytes` large and takes the new pages into use.
+  public func grow(toFileBytes fileBytes: UInt64) throws(PoolError) {
+    // Before the file grows: there is no way back.
+    guard canGrow else {
+      throw .invalidArgument("a pool grows at most \(HeapHeader.pageTablesMax - 1) times")
+    }
+    try engine.grow(toFileBytes: fileBytes)
+    try adoptGrowth()
   }
 
   private static func format(_ engine: PoolEngine, _ memory: HeapMemory) throws(PoolError) {
@@ -77,9 +90,6 @@ public final class Heap {
   private func addPageTable() throws(PoolError) {
     let first = table.pageLimit
     let index = header.pageTableCount
-    guard index < HeapHeader.pageTablesMax else {
-      throw .invalidArgument("a pool grows at most \(HeapHeader.pageTablesMax - 1) times")
-    }
     let pageCount = engine.pageCount - first
     let tablePages = PageTable.tablePages(pageCount)
     let left = first - header.highWater
@@ -165,6 +175,9 @@ public final class Heap {
       guard headEntry.kind == .slab else { throw damage(page, "distance to the slab") }
       return .small(try slab(head, sizeClass: Int(headEntry.sizeClass)))
     case .large where offset == page << 12:
+      guard entry.length > 0, entry.length <= header.highWater - page else {
+        throw damage(page, "length of a large block")
+      }
       return .large(page: page, entry)
     default:
       throw .notAllocated(offset: UInt64(offset))
@@ -192,6 +205,7 @@ public final class Heap {
   }
 
   func reallocate(_ offset: Int, byteCount: Int) throws(PoolError) -> Int {
+    guard byteCount >= 0 else { throw .invalidArgument("\(byteCount) bytes") }
     let usable = try usableBytes(offset)
     // In place while it fits and at least half of it is used.
     if byteCount <= usable, byteCount > usable / 2 || usable <= 16 { return offset }

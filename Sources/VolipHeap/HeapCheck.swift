@@ -67,6 +67,10 @@ private struct HeapWalk {
       if let reason = heap.header.contradiction(pageCount: heap.engine.pageCount) {
         throw .damagedHeap(offset: 0, reason: reason)
       }
+      guard try PageTable(heap.header).segments == heap.table.segments else {
+        throw .damagedHeap(
+          offset: UInt64(HeapHeader.pageTablesByte), reason: "page tables differ from those in use")
+      }
       try walkPages()
       try walkLists()
       try walkRoots()
@@ -179,10 +183,11 @@ private struct HeapWalk {
     var previous = 0
     var page = PageList(table: heap.table, headByte: headByte).first
     while page != 0 {
-      let entry = try heap.table[page]
-      guard claim(&self, page) else {
-        throw heap.damage(page, "in a list where it does not belong")
+      guard page < heap.table.pageLimit, claim(&self, page) else {
+        let link = previous == 0 ? UInt64(headByte) : heap.table.offset(ofEntry: previous)
+        throw .damagedHeap(offset: link, reason: "names page \(page), which does not belong there")
       }
+      let entry = try heap.table[page]
       if entry.previous != previous { note(heap.table.offset(ofEntry: page), "link backwards") }
       previous = page
       page = entry.next

@@ -105,9 +105,6 @@ extension Heap {
   }
 
   func freeLarge(_ page: Int, _ entry: PageEntry) throws(PoolError) {
-    guard entry.length > 0, entry.length <= header.highWater - page else {
-      throw damage(page, "length of a large block")
-    }
     table.set(page, PageEntry(kind: .interior))
     table.set(page + entry.length - 1, PageEntry(kind: .interior))
     try giveRun(page, length: entry.length)

@@ -74,7 +74,10 @@ struct PageTable {
       guard segment.firstPage == pageLimit, segment.pageCount > 0,
         segment.pageCount <= header.pageLimit - pageLimit,
         segment.tablePage >= segment.firstPage, tablePages <= segment.pageCount,
-        segment.tablePage - segment.firstPage <= segment.pageCount - tablePages
+        segment.tablePage - segment.firstPage <= segment.pageCount - tablePages,
+        // Not over the header, and in memory that is watched.
+        segment.tablePage > 0, segment.tablePage + tablePages <= header.highWater,
+        memory.load(HeapHeader.pageTablesByte + index * 16 + 12, as: UInt32.self) == 0
       else {
         throw .damagedHeap(
           offset: UInt64(HeapHeader.pageTablesByte + index * 16), reason: "page table segment")
@@ -104,6 +107,7 @@ struct PageTable {
     memory.store(UInt32(segment.firstPage), byte)
     memory.store(UInt32(segment.pageCount), byte + 4)
     memory.store(UInt32(segment.tablePage), byte + 8)
+    memory.store(UInt32(0), byte + 12)
   }
 
   @inline(__always)

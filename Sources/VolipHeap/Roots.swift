@@ -27,7 +27,7 @@ extension Heap {
   static let rootBytes = 128
   static let rootNameBytesMax = 63
 
-  /// The roots in the order of their creation.
+  /// The roots, in no order.
   ///
   /// - Throws: `.damagedHeap`.
   public func roots() throws(PoolError) -> [Root] {
@@ -55,6 +55,9 @@ extension Heap {
     if let old = try root(name) {
       throw .rootLayoutMismatch(name: name, expected: fingerprint, found: old.fingerprint)
     }
+    // The page first: an empty one is no harm when the block does not fit, a block without a name
+    // would be lost.
+    let page = try rootPageWithRoom()
     let offset = try take(byteCount: max(byteCount, 1), alignment: alignment)
     for byte in stride(from: 0, to: try usableBytes(offset), by: 8) {
       memory.store(UInt64(0), offset + byte)
@@ -62,7 +65,6 @@ extension Heap {
     let root = Root(
       name: name, fingerprint: fingerprint, offset: PoolOffset(bytes: UInt64(offset)),
       byteCount: byteCount)
-    let page = try rootPageWithRoom()
     let count = try rootCount(page)
     write(root, page, count)
     setRootPage(page, next: try nextRootPage(page), count: count + 1)
@@ -94,9 +96,10 @@ extension Heap {
   /// The chain, first page first; a cycle or a foreign page is damage.
   func rootPages() throws(PoolError) -> [Int] {
     var pages: [Int] = []
+    var seen: Set<Int> = []
     var page = header.rootPage
     while page != 0 {
-      guard pages.count <= header.highWater, page < header.highWater,
+      guard seen.insert(page).inserted, page < header.highWater,
         try table[page].kind == .metadata,
         memory.load(page << 12, as: UInt64.self) == Self.rootPageMagic,
         memory.load((page << 12) + 24, as: UInt64.self) == rootPageChecksum(page),
@@ -165,9 +168,12 @@ extension Heap {
       block < UInt64(memory.byteCount), byteCount <= UInt64(memory.byteCount) - block,
       block % 16 == 0
     else { throw .damagedHeap(offset: UInt64(offset), reason: "root entry") }
-    let name = (0..<nameBytes).map { memory.load(offset + 1 + $0, as: UInt8.self) }
+    let bytes = (0..<nameBytes).map { memory.load(offset + 1 + $0, as: UInt8.self) }
+    guard let name = String(validating: bytes, as: UTF8.self) else {
+      throw .damagedHeap(offset: UInt64(offset), reason: "root name is not UTF-8")
+    }
     return Root(
-      name: String(decoding: name, as: UTF8.self),
+      name: name,
       fingerprint: memory.load(offset + 64, as: UInt64.self), offset: PoolOffset(bytes: block),
       byteCount: Int(byteCount))
   }

@@ -20,6 +20,13 @@ enum SizeClass {
     /// 2^32 / blockBytes, rounded up: offset * reciprocal >> 32 is offset / blockBytes for every
     /// offset in a slab (at most 2^15).
     let reciprocal: UInt64
+
+    /// The block in which a byte is, counted from the first block's first byte.
+    @inline(__always)
+    func index(_ inside: Int) -> Int {
+      // Shifts bind tighter than products in Swift.
+      Int((UInt64(inside) &* reciprocal) >> 32)
+    }
   }
 
   static let shapes: [Shape] = sizes.map { size in

@@ -33,7 +33,9 @@ extension Heap {
 
   @inline(__always)
   func slab(_ page: Int, sizeClass: Int) throws(PoolError) -> Slab {
-    guard sizeClass < SizeClass.count, page > 0, page < table.pageLimit else {
+    guard sizeClass < SizeClass.count, page > 0, page < table.pageLimit,
+      SizeClass.shapes[sizeClass].pages <= header.highWater - page
+    else {
       throw .damagedHeap(offset: UInt64(page) << 12, reason: "slab index")
     }
     let offset = page << 12
@@ -117,7 +119,7 @@ extension Heap {
     let shape = SizeClass.shapes[slab.sizeClass]
     let inside = offset - slab.offset - SizeClass.slabHeaderBytes
     guard inside >= 0 else { return nil }
-    let index = Int((UInt64(inside) &* shape.reciprocal) >> 32)
+    let index = shape.index(inside)
     guard index * shape.blockBytes == inside, index < shape.blocks else { return nil }
     let wordOffset = slab.offset + 8 + index / 64 * 8
     let bit = UInt64(1) << UInt64(index % 64)
@@ -140,7 +142,9 @@ extension Heap {
       try slabs(slab.sizeClass).push(
         slab.page,
         PageEntry(kind: .slab, sizeClass: UInt8(slab.sizeClass), length: shape.pages))
-    } else if slab.freeBlocks + 1 == shape.blocks {
+    }
+    // Not either or: the slabs of one class hold a single block.
+    if slab.freeBlocks + 1 == shape.blocks {
       try giveEmptySlab(slab, shape)
     }
   }

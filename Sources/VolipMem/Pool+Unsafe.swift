@@ -236,9 +236,7 @@ public final class Pool: @unchecked Sendable {
   /// - Throws: `.addressTaken` when the address range behind the pool is in use, `.diskFull`,
   ///   `.invalidArgument` when it would not grow.
   public func grow(byteCount: UInt64) throws(PoolError) {
-    let heap = try heap
-    try heap.engine.grow(toFileBytes: byteCount)
-    try heap.adoptGrowth()
+    try heap.grow(toFileBytes: byteCount)
   }
 
   /// Walks all heap metadata, every block, and the roots. Takes no section: call it while nothing

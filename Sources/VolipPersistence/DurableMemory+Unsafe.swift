@@ -71,7 +71,11 @@ public final class DurableMemory {
     var isPersistent: Int32 = 0
     let name = "/proc/self/fd/\(descriptor)"
     guard let address = pmem_map_file(name, 0, 0, 0, &byteCount, &isPersistent) else {
-      throw .system(operation: "pmem_map_file", errorNumber: errno)
+      let errorNumber = errno
+      guard errorNumber == ENOMEM else {
+        throw .system(operation: "pmem_map_file", errorNumber: errorNumber)
+      }
+      throw .addressSpaceExhausted(bytes: UInt64(max(lseek(descriptor, 0, SEEK_END), 0)))
     }
     madvise(address, byteCount, MADV_DONTFORK)
     return DurableMemory(

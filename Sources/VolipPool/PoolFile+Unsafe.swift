@@ -157,6 +157,8 @@ public final class PoolFile {
     case ENOENT, ENOTDIR: .notFound(path: path)
     case EEXIST: .alreadyExists(path: path)
     case EACCES, EPERM, EROFS: .noPermission(path: path)
+    // Directories and sockets cannot be opened for writing at all.
+    case EISDIR, ENXIO: .notAPool(path: path, fileOffset: 0, reason: "no regular file")
     case ENOSPC, EDQUOT: .diskFull(path: path, neededBytes: 0)
     default: .system(operation: "open", errorNumber: errorNumber)
     }

@@ -49,6 +49,10 @@ public struct PoolGeometry: Equatable, Sendable {
         "a pool has \(Self.fileBytesMin) to \(Self.fileBytesMax) bytes, not \(fileBytes)")
     }
     let fileBytes = fileBytes / Self.pageBytes * Self.pageBytes
+    // Before any of them is rounded up: sizes near 2^64 would overflow.
+    guard max(logBytes ?? 0, logBytesMax ?? 0) <= fileBytes else {
+      throw .invalidArgument("a log larger than its pool of \(fileBytes) bytes")
+    }
     let most = Self.wholePages(logBytesMax ?? max(min(fileBytes / 8, 1 << 30), logBytes ?? 0))
     let first = Self.wholePages(
       logBytes ?? min(most, max(Self.logBytesMin, min(fileBytes / 32, 32 << 20))))

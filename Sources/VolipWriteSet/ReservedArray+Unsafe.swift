@@ -13,7 +13,9 @@ public final class ReservedArray<Element: BitwiseCopyable> {
     let memory = mmap(
       nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     guard let memory, memory != MAP_FAILED else {
-      throw .system(operation: "mmap", errorNumber: errno)
+      throw errno == ENOMEM
+        ? .addressSpaceExhausted(bytes: UInt64(byteCount))
+        : .system(operation: "mmap", errorNumber: errno)
     }
     self.capacity = capacity
     // SAFETY: fresh zeroed pages, aligned to 4,096, of at least capacity elements.

@@ -11,7 +11,7 @@ let verbs: [String: @Sendable ([String]) throws -> Void] = [
   "own-handler": ownHandler,
   "stray-store": strayStore,
   "transfer": transfer,
-]
+].merging(hostileVerbs) { _, second in second }
 
 /// Opens a pool, says so, and keeps it open until standard input ends.
 func hold(_ arguments: [String]) throws {

@@ -62,7 +62,8 @@ final class HeapPool {
   func offset(_ address: UnsafeRawPointer) -> Int { address - UnsafeRawPointer(base) }
 }
 
-/// What the heap should hold: blocks by offset, each filled with one byte as far as it was asked for.
+/// What the heap should hold: blocks by offset, each filled with one byte, as long as it was asked
+/// for.
 struct HeapModel {
   struct Block {
     var byteCount: Int

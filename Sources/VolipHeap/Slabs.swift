@@ -117,7 +117,7 @@ extension Heap {
     let shape = SizeClass.shapes[slab.sizeClass]
     let inside = offset - slab.offset - SizeClass.slabHeaderBytes
     guard inside >= 0 else { return nil }
-    let index = Int(UInt64(inside) &* shape.reciprocal >> 32)
+    let index = Int((UInt64(inside) &* shape.reciprocal) >> 32)
     guard index * shape.blockBytes == inside, index < shape.blocks else { return nil }
     let wordOffset = slab.offset + 8 + index / 64 * 8
     let bit = UInt64(1) << UInt64(index % 64)

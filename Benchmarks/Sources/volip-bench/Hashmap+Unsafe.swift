@@ -11,6 +11,12 @@ struct HashmapOptions: ParsableArguments {
   @Option(help: "Seconds a sample. Default 1, with --quick 0.1.")
   var seconds: Double?
 
+  @Flag(inversion: .prefixedNo, help: "Measure 95 % lookups, 5 % sections of one update too.")
+  var mix = true
+
+  @Flag(inversion: .prefixedNo, help: "Measure the volatile map too; without it for profiles.")
+  var volatile = true
+
   func validate() throws {
     guard batch.allSatisfy({ $0 > 0 && $0 <= 1_000_000 }) else {
       throw ValidationError("A batch is 1 to 1000000 updates.")
@@ -44,9 +50,9 @@ func hashmapBenchmark(
 ) throws -> BenchmarkResult {
   let keyCount = run.quick ? 100_000 : 1_000_000
   let duration = options.seconds ?? (run.quick ? 0.1 : 1)
-  let cases = options.batch.map { WorkloadCase.update(batch: $0) } + [.mix95]
+  let cases = options.batch.map { WorkloadCase.update(batch: $0) } + (options.mix ? [.mix95] : [])
   let contenders =
-    [try volatileContender(keyCount)]
+    (options.volatile ? [try volatileContender(keyCount)] : [])
     + (try configurations.map { try poolContender(keyCount, $0) })
   var measurements = contenders.map { contender in
     cases.map { workloadCase in

@@ -13,6 +13,7 @@ public final class Heap {
   private(set) var memory: HeapMemory
   private(set) var header: HeapHeader
   private(set) var table: PageTable
+  private let segments = PageTableSegments()
   private var watchedPages: Int
 
   /// Pages are watched ahead of the high-water mark in steps, to save calls.
@@ -28,13 +29,13 @@ public final class Heap {
       guard engine.superblock.appliedLsn == 0 else {
         throw .damagedHeap(offset: 0, reason: "no heap header")
       }
-      try Self.format(engine, memory)
+      try Self.format(engine, memory, segments)
     }
     if let reason = header.contradiction(pageCount: engine.pageCount) {
       throw .damagedHeap(offset: 0, reason: reason)
     }
     watchedPages = 0
-    table = try PageTable(header)
+    table = try PageTable(header, in: segments)
     try watch(upTo: header.highWater)
     try adoptGrowth()
   }
@@ -44,12 +45,14 @@ public final class Heap {
   public func adoptGrowth() throws(PoolError) {
     memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
     header = HeapHeader(memory: memory)
-    table = try PageTable(header)
+    table = try PageTable(header, in: segments)
     guard table.pageLimit < engine.pageCount else { return }
     try inSection { () throws(PoolError) in try addPageTable() }
   }
 
-  private static func format(_ engine: PoolEngine, _ memory: HeapMemory) throws(PoolError) {
+  private static func format(
+    _ engine: PoolEngine, _ memory: HeapMemory, _ segments: PageTableSegments
+  ) throws(PoolError) {
     let header = HeapHeader(memory: memory)
     let pageCount = engine.pageCount
     let tablePages = PageTable.tablePages(pageCount)
@@ -62,7 +65,7 @@ public final class Heap {
       PageTable.write(
         memory, 0, PageTableSegment(firstPage: 0, pageCount: pageCount, tablePage: 1))
       header.format()
-      let table = try PageTable(header)
+      let table = try PageTable(header, in: segments)
       table.set(0, PageEntry(kind: .metadata, length: 1 + tablePages))
       table.set(tablePages, PageEntry(kind: .largeTail, length: 1 + tablePages))
     } catch {
@@ -90,7 +93,7 @@ public final class Heap {
     header.setPageLimit(first + pageCount)
     let oldHighWater = header.highWater
     header.setHighWater(first + tablePages)
-    table = try PageTable(header)
+    table = try PageTable(header, in: segments)
     markRun(first, length: tablePages, .metadata)
     if left > 0 { try giveRun(oldHighWater, length: left) }
   }
@@ -101,7 +104,7 @@ public final class Heap {
       try body()
     } catch {
       try engine.abortSection()
-      table = try PageTable(header)
+      table = try PageTable(header, in: segments)
       throw error
     }
     try engine.closeSection()

@@ -48,7 +48,7 @@ def draw(figures, output):
     axes.set_ylabel("thousand updates/s (mix95: operations)")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_title("Hash map, uniform random updates, one thread: median, min and max")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
     axes.grid(axis="y", alpha=0.3)
     plt.tight_layout()
     plt.savefig(output, dpi=150)

@@ -13,23 +13,25 @@ extension PoolEngine {
     guard !redoLog.isEmpty else { return }
     var next = file.superblock
     next.appliedLsn = redoLog.lastLsn
-    next.logTail = redoLog.emptyTail
+    next.logTail = redoLog.head
     try writeBack(next)
     redoLog.removeAll()
   }
 
-  /// Makes the log as large as a record of `recordBytes` needs, by doubling. The log is empty.
-  func growLog(for recordBytes: UInt64) throws(PoolError) {
+  /// Lets the empty log go on at its start, larger if a record of `recordBytes` needs it: then any
+  /// record fits that fits at all.
+  func restartLog(for recordBytes: UInt64) throws(PoolError) {
     precondition(redoLog.isEmpty)
     var next = file.superblock
     var bytes = next.geometry.logBytes
-    while bytes < recordBytes + UInt64(memory.recordAlignment) { bytes *= 2 }
+    while bytes < recordBytes { bytes *= 2 }
     bytes = min(bytes, next.geometry.logBytesMax)
-    guard bytes > next.geometry.logBytes else { return }
-    let offset = next.geometry.logOffset
-    try file.allocate(offset + next.geometry.logBytes..<offset + bytes)
-    try file.sync()
-    next.geometry.logBytes = bytes
+    if bytes > next.geometry.logBytes {
+      let offset = next.geometry.logOffset
+      try file.allocate(offset + next.geometry.logBytes..<offset + bytes)
+      try file.sync()
+      next.geometry.logBytes = bytes
+    }
     // Positions stand for other places in a log of another size: go on at the start of a lap.
     next.logTail = (redoLog.head + bytes - 1) / bytes * bytes
     try writeBack(next)

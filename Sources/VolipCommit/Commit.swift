@@ -62,7 +62,7 @@ extension PoolEngine {
     return record
   }
 
-  /// Room for a record: as the log is, after a checkpoint, or after growth.
+  /// Room for a record: as the log is, after a checkpoint, or at the start of an empty log.
   private func reserve(recordBytes: Int) throws(PoolError) -> UInt64 {
     if let position = redoLog.reserve(recordBytes: recordBytes) { return position }
     let most = file.superblock.geometry.logBytesMax
@@ -71,7 +71,7 @@ extension PoolEngine {
     }
     try checkpoint()
     if let position = redoLog.reserve(recordBytes: recordBytes) { return position }
-    try growLog(for: UInt64(recordBytes))
+    try restartLog(for: UInt64(recordBytes))
     guard let position = redoLog.reserve(recordBytes: recordBytes) else {
       throw .sectionTooLarge(neededBytes: UInt64(recordBytes), availableBytes: most)
     }

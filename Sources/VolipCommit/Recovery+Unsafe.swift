@@ -32,62 +32,81 @@ struct Recovery {
 
   func run() throws(PoolError) -> RecoverySummary {
     var summary = RecoverySummary()
-    let (end, lastLsn) = scan { record in
+    let live = scan { record in
       summary.recordCount += 1
       summary.replayedBytes += UInt64(record.header.recordBytes)
     }
-    try judge(beyond: end, lastLsn: lastLsn)
-    try replay()
+    try judge(beyond: live.end, lastLsn: live.lastLsn)
+    try replay(live)
     var next = superblock
     next.sequence += 1
     next.generation += 1
-    next.appliedLsn = lastLsn
+    next.appliedLsn = live.lastLsn
     next.logTail = 0
     try file.write(next, through: memory)
     return summary
   }
 
-  /// Walks the sealed records in order. Returns where the next one would be and the last lsn.
-  private func scan(_ body: (LogRecord) -> Void) -> (end: UInt64, lastLsn: UInt64) {
-    var end = superblock.logTail
-    var lsn = superblock.appliedLsn
-    while let record = next(after: end, lsn: lsn) {
-      body(record)
-      end = record.header.end
-      lsn = record.header.lsn
-    }
-    return (end, lsn)
+  /// The sealed records from the tail on.
+  private struct LiveLog {
+    var end: UInt64
+    var lastLsn: UInt64
+    /// Where the record before the next lap ended. The live log is no longer than the log, so that
+    /// it has one place at most where it goes on at a lap.
+    var gap: UInt64?
   }
 
-  /// The record that follows one that ended at `end`: there, or at the start of the next lap.
-  private func next(after end: UInt64, lsn: UInt64) -> LogRecord? {
-    for position in [end, (end / geometry.logBytes + 1) * geometry.logBytes] {
-      if let record = candidate(at: position), record.header.lsn == lsn + 1,
-        record.header.previousEnd == end, isSealed(record)
-      {
-        return record
-      }
+  /// Walks the sealed records in order, as far as there are any.
+  private func scan(_ body: (LogRecord) -> Void) -> LiveLog {
+    var live = LiveLog(end: superblock.logTail, lastLsn: superblock.appliedLsn)
+    while let record = next(in: live) {
+      body(record)
+      if record.header.position != live.end { live.gap = live.end }
+      live.end = record.header.end
+      live.lastLsn = record.header.lsn
     }
-    return nil
+    return live
+  }
+
+  /// The record that follows what was found so far: at its end, or at the start of the next lap.
+  private func next(in live: LiveLog) -> LogRecord? {
+    sealedRecord(at: live.end, after: live) ?? sealedRecord(at: lap(after: live.end), after: live)
+  }
+
+  private func sealedRecord(at position: UInt64, after live: LiveLog) -> LogRecord? {
+    guard let candidate = candidate(at: position),
+      candidate.record.header.lsn == live.lastLsn + 1,
+      candidate.record.header.previousEnd == live.end, isSealed(candidate)
+    else { return nil }
+    return candidate.record
+  }
+
+  private func lap(after position: UInt64) -> UInt64 {
+    (position / geometry.logBytes + 1) * geometry.logBytes
+  }
+
+  private struct Candidate {
+    let record: LogRecord
+    /// What the record says its checksum is.
+    let seal: UInt64
   }
 
   /// A header of this generation that belongs at this position and lies within the live log.
-  private func candidate(at position: UInt64) -> LogRecord? {
+  private func candidate(at position: UInt64) -> Candidate? {
     guard position + UInt64(DurableMemory.lineBytes) <= logEnd else { return nil }
     let inLog = position % geometry.logBytes
     // SAFETY: inLog is less than logBytes, and the mapping was checked to hold the log.
     let start = UnsafeRawPointer(memory.address(Int(geometry.logOffset + inLog)))
-    guard let (header, _) = RecordHeader.decode(from: start),
+    guard let (header, seal) = RecordHeader.decode(from: start),
       header.generation == superblock.generation, header.position == position,
       UInt64(header.recordBytes) <= geometry.logBytes - inLog, header.end <= logEnd
     else { return nil }
-    return LogRecord(header: header, start: start)
+    return Candidate(record: LogRecord(header: header, start: start), seal: seal)
   }
 
-  private func isSealed(_ record: LogRecord) -> Bool {
-    record.extentsFit(imageLines: geometry.imageBytes / UInt64(DurableMemory.lineBytes))
-      && RecordHeader.decode(from: record.start)?.seal
-        == record.expectedSeal(poolIdentity: superblock.poolIdentity)
+  private func isSealed(_ candidate: Candidate) -> Bool {
+    candidate.record.extentsFit(imageLines: geometry.imageBytes / UInt64(DurableMemory.lineBytes))
+      && candidate.seal == candidate.record.expectedSeal(poolIdentity: superblock.poolIdentity)
   }
 
   /// Looks at every line of the live log behind the last record. What is sealed there was committed
@@ -98,12 +117,13 @@ struct Recovery {
     var budget = geometry.logBytes * 2
     var position = end
     while position < logEnd {
-      if let record = candidate(at: position), record.header.lsn > lastLsn {
-        let length = UInt64(record.header.recordBytes)
-        guard length <= budget, !isSealed(record) else {
+      if let candidate = candidate(at: position), candidate.record.header.lsn > lastLsn {
+        let header = candidate.record.header
+        let length = UInt64(header.recordBytes)
+        guard length <= budget, !isSealed(candidate) else {
           throw .damagedLog(
             path: file.path, fileOffset: geometry.logOffset + end % geometry.logBytes,
-            reason: "no record \(lastLsn + 1) here, but record \(record.header.lsn) at byte "
+            reason: "no record \(lastLsn + 1) here, but record \(header.lsn) at byte "
               + "\(geometry.logOffset + position % geometry.logBytes)")
         }
         budget -= length
@@ -112,21 +132,23 @@ struct Recovery {
     }
   }
 
-  private func replay() throws(PoolError) {
+  /// Applies the records that the scan found sealed. Nothing that it checked is checked again.
+  private func replay(_ live: LiveLog) throws(PoolError) {
     let imageOffset = Int(geometry.imageOffset)
     let blocks = try ImageBlocks(file)
-    var failure: PoolError?
-    _ = scan { record in
-      guard failure == nil else { return }
-      do throws(PoolError) {
-        try blocks.allocate(record)
-        update(record, to: memory, imageOffset: imageOffset)
-        flush(record, in: memory, imageOffset: imageOffset)
-      } catch {
-        failure = error
+    var position = superblock.logTail
+    while position < live.end {
+      if position == live.gap { position = lap(after: position) }
+      guard let record = candidate(at: position)?.record else {
+        throw .damagedLog(
+          path: file.path, fileOffset: geometry.logOffset + position % geometry.logBytes,
+          reason: "the log changed while it was read")
       }
+      try blocks.allocate(record)
+      update(record, to: memory, imageOffset: imageOffset)
+      flush(record, in: memory, imageOffset: imageOffset)
+      position = record.header.end
     }
-    if let failure { throw failure }
     try memory.fence()
   }
 }

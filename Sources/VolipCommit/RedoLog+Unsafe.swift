@@ -152,14 +152,8 @@ final class RedoLog {
     return LogRecord(header: header, start: start)
   }
 
-  /// Frees the space of all records. Both superblock copies name `emptyTail` by now.
+  /// Frees the space of all records. Both superblock copies name the head as the tail by now.
   func removeAll() {
-    head = emptyTail
-    tail = emptyTail
-  }
-
-  /// Where an empty log goes on: at the start of a lap, so that the largest record fits.
-  var emptyTail: UInt64 {
-    (head + bytes - 1) / bytes * bytes
+    tail = head
   }
 }

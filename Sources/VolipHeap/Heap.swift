@@ -13,6 +13,7 @@ public final class Heap {
   private(set) var memory: HeapMemory
   private(set) var header: HeapHeader
   private(set) var table: PageTable
+  private let segments = PageTableSegments()
   private var watchedPages: Int
 
   /// Pages are watched ahead of the high-water mark in steps, to save calls.
@@ -28,13 +29,13 @@ public final class Heap {
       guard engine.superblock.appliedLsn == 0 else {
         throw .damagedHeap(offset: 0, reason: "no heap header")
       }
-      try Self.format(engine, memory)
+      try Self.format(engine, memory, segments)
     }
     if let reason = header.contradiction(pageCount: engine.pageCount) {
       throw .damagedHeap(offset: 0, reason: reason)
     }
     watchedPages = 0
-    table = try PageTable(header)
+    table = try PageTable(header, in: segments)
     try watch(upTo: header.highWater)
     try adoptGrowth()
   }
@@ -44,7 +45,7 @@ public final class Heap {
   private func adoptGrowth() throws(PoolError) {
     memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
     header = HeapHeader(memory: memory)
-    table = try PageTable(header)
+    table = try PageTable(header, in: segments)
     // Pages that no page table can describe any more are left alone: the rest of the pool is whole.
     guard table.pageLimit < engine.pageCount, canGrow else { return }
     try inSection { () throws(PoolError) in try addPageTable() }
@@ -62,7 +63,9 @@ public final class Heap {
     try adoptGrowth()
   }
 
-  private static func format(_ engine: PoolEngine, _ memory: HeapMemory) throws(PoolError) {
+  private static func format(
+    _ engine: PoolEngine, _ memory: HeapMemory, _ segments: PageTableSegments
+  ) throws(PoolError) {
     let header = HeapHeader(memory: memory)
     let pageCount = engine.pageCount
     let tablePages = PageTable.tablePages(pageCount)
@@ -75,7 +78,7 @@ public final class Heap {
       PageTable.write(
         memory, 0, PageTableSegment(firstPage: 0, pageCount: pageCount, tablePage: 1))
       header.format()
-      let table = try PageTable(header)
+      let table = try PageTable(header, in: segments)
       table.set(0, PageEntry(kind: .metadata, length: 1 + tablePages))
       table.set(tablePages, PageEntry(kind: .largeTail, length: 1 + tablePages))
     } catch {
@@ -100,7 +103,7 @@ public final class Heap {
     header.setPageLimit(first + pageCount)
     let oldHighWater = header.highWater
     header.setHighWater(first + tablePages)
-    table = try PageTable(header)
+    table = try PageTable(header, in: segments)
     markRun(first, length: tablePages, .metadata)
     if left > 0 { try giveRun(oldHighWater, length: left) }
   }
@@ -111,7 +114,7 @@ public final class Heap {
       try body()
     } catch {
       try engine.abortSection()
-      table = try PageTable(header)
+      table = try PageTable(header, in: segments)
       throw error
     }
     try engine.closeSection()

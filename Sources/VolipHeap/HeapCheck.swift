@@ -67,7 +67,7 @@ private struct HeapWalk {
       if let reason = heap.header.contradiction(pageCount: heap.engine.pageCount) {
         throw .damagedHeap(offset: 0, reason: reason)
       }
-      guard try PageTable(heap.header).segments == heap.table.segments else {
+      guard try tableIsUpToDate() else {
         throw .damagedHeap(
           offset: UInt64(HeapHeader.pageTablesByte), reason: "page tables differ from those in use")
       }
@@ -81,6 +81,13 @@ private struct HeapWalk {
         note(0, "\(error)")
       }
     }
+  }
+
+  /// The heap's copy of the page table's segments against the pool.
+  private func tableIsUpToDate() throws(PoolError) -> Bool {
+    let store = PageTableSegments()
+    let present = try PageTable(heap.header, in: store)
+    return withExtendedLifetime(store) { present.segments.isEqual(to: heap.table.segments) }
   }
 
   private mutating func walkPages() throws(PoolError) {

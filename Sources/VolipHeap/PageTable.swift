@@ -59,14 +59,15 @@ struct PageTableSegment: Equatable {
 
 struct PageTable {
   let memory: HeapMemory
-  private(set) var segments: [PageTableSegment]
+  private(set) var segments: PageTableSegments.List
   /// Pages that the segments describe.
   private(set) var pageLimit: Int
 
-  /// Reads the segments from a header whose own line was checked.
-  init(_ header: HeapHeader) throws(PoolError) {
+  /// Reads the segments from a header whose own line was checked, into memory that outlives the
+  /// table. An older table in the same memory is not to be used any more.
+  init(_ header: HeapHeader, in store: PageTableSegments) throws(PoolError) {
     memory = header.memory
-    segments = []
+    segments = store.list
     pageLimit = 0
     for index in 0..<header.pageTableCount {
       let segment = Self.read(memory, index)

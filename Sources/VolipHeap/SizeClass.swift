@@ -17,7 +17,7 @@ enum SizeClass {
     /// Pages of a slab: the fewest of 1, 2, 4 or 8 that waste at most an eighth.
     let pages: Int
     let blocks: Int
-    /// 2^32 / blockBytes, rounded up: offset * reciprocal >> 32 is offset / blockBytes for every
+    /// 2^32 / blockBytes, rounded up: (offset * reciprocal) >> 32 is offset / blockBytes for every
     /// offset in a slab (at most 2^15).
     let reciprocal: UInt64
 

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count) {
@@ -12,6 +14,11 @@ int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count) {
     result = fallocate(descriptor, 0, (off_t)offset, (off_t)byte_count);
   while (result != 0 && errno == EINTR);
   return result == 0 ? 0 : -errno;
+}
+
+int cvp_is_on_tmpfs(int descriptor) {
+  struct statfs status;
+  return fstatfs(descriptor, &status) == 0 && status.f_type == TMPFS_MAGIC;
 }
 
 int cvp_unnamed_file(const char *directory, unsigned permissions) {

@@ -117,10 +117,10 @@ long cvw_scan_written(int pagemap, uint64_t start, uint64_t end, struct cvw_page
   return found;
 }
 
-uint64_t cvw_minor_faults(void) {
+uint64_t cvw_page_faults(void) {
   struct rusage usage;
   getrusage(RUSAGE_SELF, &usage);
-  return (uint64_t)usage.ru_minflt;
+  return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
 }
 
 int cvw_scratch_file(size_t byte_count) {

@@ -25,6 +25,10 @@
 #define PAGE_BYTES ((size_t)1 << PAGE_SHIFT)
 // More pools than one process opens at once; the handler looks through all of them.
 #define REGIONS_MAX 64
+// Each lone writable page takes two mappings of the 65,530 that a process usually has. From this
+// many writable pages on, runs of pages are granted, so that at most half of them are taken.
+#define LONE_PAGES_MAX 16000
+#define GRANT_RUN_PAGES 64
 
 struct cvw_trap_region {
   _Atomic(uintptr_t) base;  // 0: the slot is free
@@ -40,6 +44,8 @@ struct cvw_trap_region {
 
 static struct cvw_trap_region regions[REGIONS_MAX];
 static struct sigaction program_action;
+// Where the kernel's own call of a handler returns to.
+static void *kernel_return;
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;  // leaf: held over no call out
 
 static long raw_call(long number, long a, long b, long c, long d) {
@@ -138,7 +144,8 @@ static void remember(struct cvw_trap_region *region, size_t page) {
 int cvw_trap_region_grant(struct cvw_trap_region *region, uint32_t page) {
   uintptr_t base = atomic_load(&region->base);
   size_t limit = atomic_load(&region->page_limit);
-  for (size_t span = 1;; span *= 2) {
+  bool is_crowded = atomic_load(&region->written_count) >= LONE_PAGES_MAX;
+  for (size_t span = is_crowded ? GRANT_RUN_PAGES : 1;; span *= 2) {
     size_t first = page & ~(span - 1);
     size_t last = first + span < limit ? first + span : limit;
     for (size_t each = first; each < last; each++)
@@ -193,18 +200,28 @@ static struct cvw_trap_region *region_of(uintptr_t address) {
   return NULL;
 }
 
+struct kernel_action {
+  void *handler;
+  unsigned long flags;
+  void *restorer;
+  uint64_t mask;
+};
+
+// With the default action back in place the same instruction faults again and ends the process as
+// it would without us. A signal that somebody sent has no such instruction: it is sent again.
+static void end_by_default(int number, const siginfo_t *information) {
+  struct kernel_action standard = {0};
+  raw_call(SYS_rt_sigaction, number, (long)&standard, 0, 8);
+  if (information->si_code <= 0)
+    raw_call(SYS_tgkill, raw_call(SYS_getpid, 0, 0, 0, 0), raw_call(SYS_gettid, 0, 0, 0, 0),
+             number, 0);
+}
+
 static void hand_on(int number, siginfo_t *information, void *context) {
   struct sigaction action = program_action;
+  // The kernel does not ignore a fault either.
   if (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN) {
-    // The kernel does not ignore a fault either. With the default action back in place the same
-    // instruction faults again and ends the process as it would without us.
-    struct {
-      void *handler;
-      unsigned long flags;
-      void *restorer;
-      uint64_t mask;
-    } standard = {0};
-    raw_call(SYS_rt_sigaction, number, (long)&standard, 0, 8);
+    end_by_default(number, information);
     return;
   }
   sigset_t mask = action.sa_mask;
@@ -217,7 +234,7 @@ static void hand_on(int number, siginfo_t *information, void *context) {
     action.sa_handler(number);
 }
 
-static void on_fault(int number, siginfo_t *information, void *context) {
+__attribute__((noinline)) static void on_fault(int number, siginfo_t *information, void *context) {
   const greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
   bool is_write = (registers[REG_ERR] & 2) != 0;
   uintptr_t address = (uintptr_t)information->si_addr;
@@ -235,7 +252,12 @@ static void on_fault(int number, siginfo_t *information, void *context) {
       return;
     report_stray(region, address, beyond);
   }
-  hand_on(number, information, context);
+  // Called not by the kernel but by the program's handler, which found ours when it was installed
+  // and hands on what is not its own: to hand it back would go round for ever.
+  if (__builtin_return_address(0) != kernel_return)
+    end_by_default(number, information);
+  else
+    hand_on(number, information, context);
 }
 
 int cvw_trap_handler_install(void) {
@@ -255,6 +277,9 @@ int cvw_trap_handler_install(void) {
     ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigemptyset(&ours.sa_mask);
     result = sigaction(SIGSEGV, &ours, NULL) == 0 ? 0 : -errno;
+    struct kernel_action installed = {0};
+    raw_call(SYS_rt_sigaction, SIGSEGV, 0, (long)&installed, 8);
+    kernel_return = installed.restorer;
   }
   pthread_mutex_unlock(&install_lock);
   return result;

@@ -26,3 +26,13 @@ void cvw_thread_section_enroll(void) {
   if (!pthread_getspecific(exit_key))
     pthread_setspecific(exit_key, &this_thread);
 }
+
+int cvw_cancellation_defer(void) {
+  int previous = PTHREAD_CANCEL_ENABLE;
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &previous);
+  return previous;
+}
+
+void cvw_cancellation_restore(int previous) {
+  pthread_setcancelstate(previous, NULL);
+}

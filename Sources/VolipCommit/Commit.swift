@@ -83,6 +83,7 @@ extension PoolEngine {
   func rollBack() throws(PoolError) {
     do throws(PoolError) {
       writeSet.retainNone()
+      retention.forget(writeSet)
       let all: (Int) -> Bool = { _ in true }
       try writeSet.forEachRun(gapPagesMax: tracker.gapPagesMax, where: all, tracker.arm)
       try writeSet.forEachRun(gapPagesMax: 0, where: all, workingCopy.drop)

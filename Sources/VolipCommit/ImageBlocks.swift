@@ -27,6 +27,13 @@ final class ImageBlocks {
     }
   }
 
+  /// Allocates the blocks of some pages.
+  func allocate(pages: Range<Int>) throws(PoolError) {
+    for chunk in pages.lowerBound / Self.chunkPages...(pages.upperBound - 1) / Self.chunkPages {
+      try allocate(chunk: chunk)
+    }
+  }
+
   /// Allocates the blocks of a record's lines.
   func allocate(_ record: LogRecord) throws(PoolError) {
     let chunkLines = UInt64(Self.chunkPages) * 64

@@ -70,11 +70,12 @@ public final class PoolEngine: @unchecked Sendable {
   private var watchedPages = 0
   private var statistics = SectionStatistics()
 
-  /// Opens a pool file: locks it, recovers it, maps its working copy. No page may be written before
-  /// `watch`.
-  public init(path: String, options: EngineOptions) throws(PoolError) {
+  /// Recovers a locked pool file and maps its working copy. No page may be written before `watch`.
+  public init(_ file: PoolFile, options: EngineOptions) throws(PoolError) {
+    let previous = cvw_cancellation_defer()
+    defer { cvw_cancellation_restore(previous) }
     self.options = options
-    file = try PoolFile.open(path: path)
+    self.file = file
     memory = try DurableMemory.map(
       descriptor: file.descriptor, forced: options.persistencePath ?? PersistencePath.forced)
     workingCopy = try WorkingCopy.map(
@@ -93,6 +94,12 @@ public final class PoolEngine: @unchecked Sendable {
   }
 
   deinit {
+    if parentMark.pointee != 1 {
+      // A forked child has none of the mappings, and something else may stand there by now.
+      _ = Unmanaged.passRetained(file)
+      _ = Unmanaged.passRetained(memory)
+      _ = Unmanaged.passRetained(workingCopy)
+    }
     munmap(parentMark, DurableMemory.pageBytes)
     pthread_mutex_destroy(gate)
     gate.deallocate()
@@ -210,10 +217,24 @@ public final class PoolEngine: @unchecked Sendable {
     _ body: () throws(PoolError) -> Result
   ) throws(PoolError) -> Result {
     if isInSection { return try body() }
+    // Two threads that each wait for the other's pool would wait for ever.
+    guard cvw_thread_section()!.pointee.depth == 0 else { throw Self.otherPool }
     try lock()
     defer { unlock() }
+    return try withoutCancellation(body)
+  }
+
+  /// No thread may end between the arming of a section's pages and the end of its update.
+  private func withoutCancellation<Result>(
+    _ body: () throws(PoolError) -> Result
+  ) throws(PoolError) -> Result {
+    let previous = cvw_cancellation_defer()
+    defer { cvw_cancellation_restore(previous) }
     return try body()
   }
+
+  private static let otherPool = PoolError.invalidArgument(
+    "a section of another pool is open on this thread")
 
   func poison(_ error: PoolError, _ reason: String) -> PoolError {
     if state == .ready { state = .poisoned("\(reason): \(error)") }
@@ -227,15 +248,15 @@ public final class PoolEngine: @unchecked Sendable {
     guard parentMark.pointee == 1 else { throw .forkedChild }
     let section = cvw_thread_section()!
     if section.pointee.depth > 0 {
-      guard section.pointee.owner == opaqueSelf else {
-        throw .invalidArgument("a section of another pool is open on this thread")
-      }
+      guard section.pointee.owner == opaqueSelf else { throw Self.otherPool }
       section.pointee.depth += 1
       return
     }
     try lock()
     do throws(PoolError) {
-      if options.strayWriteCheck, tracker.mayHaveStrayWrites() { try putStrayWritesBack() }
+      if options.strayWriteCheck, tracker.mayHaveStrayWrites() {
+        try withoutCancellation(putStrayWritesBack)
+      }
     } catch {
       unlock()
       throw error
@@ -243,8 +264,17 @@ public final class PoolEngine: @unchecked Sendable {
     cvw_thread_section_enroll()
     isDoomed = false
     tracker.sectionOpened()
-    section.pointee.owner = opaqueSelf
+    section.pointee.owner = Unmanaged.passRetained(self).toOpaque()
     section.pointee.depth = 1
+  }
+
+  /// The thread's section is over, and with it its hold on the pool.
+  private func leaveSection() {
+    let section = cvw_thread_section()!
+    section.pointee.depth = 0
+    section.pointee.owner = nil
+    unlock()
+    Unmanaged.passUnretained(self).release()
   }
 
   /// pend: commits with the outermost section.
@@ -255,8 +285,12 @@ public final class PoolEngine: @unchecked Sendable {
       section.pointee.depth -= 1
       return
     }
-    defer { unlock() }
-    defer { section.pointee.depth = 0 }
+    defer { leaveSection() }
+    try withoutCancellation(endSection)
+  }
+
+  /// Commits the section's writes, or takes them back where a nested section was aborted.
+  private func endSection() throws(PoolError) {
     if isDoomed {
       try endWithoutCommit()
       throw .sectionAborted
@@ -276,23 +310,13 @@ public final class PoolEngine: @unchecked Sendable {
   /// pcommit: commits and goes on in a new section without opening the gate.
   public func commitSection() throws(PoolError) {
     try requireSection()
-    let section = cvw_thread_section()!
-    guard section.pointee.depth == 1 else { throw .nestedSection }
-    guard !isDoomed else {
-      try closeSection()
-      return
-    }
-    tracker.sectionClosed()
+    guard cvw_thread_section()!.pointee.depth == 1 else { throw .nestedSection }
     do throws(PoolError) {
-      try commit()
+      try withoutCancellation(endSection)
     } catch {
-      tracker.settle(writeSet)
-      section.pointee.depth = 0
-      unlock()
+      leaveSection()
       throw error
     }
-    count()
-    tracker.settle(writeSet)
     tracker.sectionOpened()
   }
 
@@ -306,9 +330,8 @@ public final class PoolEngine: @unchecked Sendable {
       section.pointee.depth -= 1
       return
     }
-    defer { unlock() }
-    defer { section.pointee.depth = 0 }
-    try endWithoutCommit()
+    defer { leaveSection() }
+    try withoutCancellation(endWithoutCommit)
   }
 
   private func endWithoutCommit() throws(PoolError) {
@@ -323,10 +346,11 @@ public final class PoolEngine: @unchecked Sendable {
     try rollBack()
   }
 
-  /// A thread that ends inside its section aborts it (rule 22).
-  fileprivate func abandonSection() {
-    let section = cvw_thread_section()!
-    section.pointee.depth = 1
+  /// Aborts the section of this thread, however deep, if it has one: a thread that ends inside its
+  /// section (rule 22), a handle that goes.
+  public func abandonSection() {
+    guard isInSection else { return }
+    cvw_thread_section()!.pointee.depth = 1
     try? abortSection()
   }
 
@@ -353,6 +377,14 @@ public final class PoolEngine: @unchecked Sendable {
     if let stray { throw .writeOutsideSection(offset: stray.bytes) }
   }
 
+  /// The pool in whose section the calling thread is, or nil.
+  public static var ofThisThread: PoolEngine? {
+    let section = cvw_thread_section()!
+    guard section.pointee.depth > 0, let owner = section.pointee.owner else { return nil }
+    // SAFETY: a section holds its engine until it has ended.
+    return Unmanaged<PoolEngine>.fromOpaque(owner).takeUnretainedValue()
+  }
+
   // MARK: Between the heap and the tracker
 
   /// Lets pages below `limit` be written in sections.
@@ -360,6 +392,10 @@ public final class PoolEngine: @unchecked Sendable {
     guard limit > watchedPages else { return }
     guard limit <= pageCount else {
       throw .damagedHeap(offset: 0, reason: "more pages in use than the pool has")
+    }
+    // Where a hole cannot even be read on a full disk, its pages get their blocks now.
+    if file.holesNeedBlocks, limit > watchedPages {
+      try blocks.allocate(pages: watchedPages..<limit)
     }
     try tracker.watch(upTo: limit)
     watchedPages = limit
@@ -414,7 +450,7 @@ private func chooseTracker(
 
 private func abandon(_ owner: UnsafeMutableRawPointer?) {
   guard let owner else { return }
-  // SAFETY: a section keeps its engine alive: pools outlive their sections.
+  // SAFETY: a section holds its engine until it has ended.
   Unmanaged<PoolEngine>.fromOpaque(owner).takeUnretainedValue().abandonSection()
 }
 

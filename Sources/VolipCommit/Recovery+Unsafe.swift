@@ -2,6 +2,7 @@
 //
 //   scan       every record from the tail on, in order, until there is no next one
 //   judge      a sealed record further on is damage: nothing is applied (rule 11)
+//   secure     the records themselves are made durable, one fence
 //   replay     the same update as the commit's, then flush
 //   checkpoint one fence; both superblock copies, log empty, generation raised (rule 3)
 //
@@ -37,7 +38,7 @@ struct Recovery {
       summary.replayedBytes += UInt64(record.header.recordBytes)
     }
     try judge(beyond: live.end, lastLsn: live.lastLsn)
-    try replay(live)
+    if summary.recordCount > 0 { try replay(live) }
     var next = superblock
     next.sequence += 1
     next.generation += 1
@@ -132,8 +133,22 @@ struct Recovery {
     }
   }
 
+  /// A record that can be read need not be durable: a process may have been killed between its
+  /// stores and its fence. Half of it in the image and none of it on the disk would be a torn
+  /// section after the next power cut, so the live log is made durable before the image is touched.
+  private func makeLogDurable(_ live: LiveLog) throws(PoolError) {
+    let boundary = lap(after: superblock.logTail)
+    for part in [superblock.logTail..<min(live.end, boundary), boundary..<max(live.end, boundary)]
+    where !part.isEmpty {
+      let start = Int(geometry.logOffset + part.lowerBound % geometry.logBytes)
+      memory.storeAgain(start..<start + part.count)
+    }
+    try memory.fence()
+  }
+
   /// Applies the records that the scan found sealed. Nothing that it checked is checked again.
   private func replay(_ live: LiveLog) throws(PoolError) {
+    try makeLogDurable(live)
     let imageOffset = Int(geometry.imageOffset)
     let blocks = try ImageBlocks(file)
     var position = superblock.logTail

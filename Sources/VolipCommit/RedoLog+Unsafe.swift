@@ -26,6 +26,7 @@ final class RedoLog {
   private(set) var head: UInt64
   private(set) var tail: UInt64
   private(set) var lastLsn: UInt64
+  private var livePositions: [UInt64] = []
   /// Header line and extents of the record in hand, aligned to lines; grows to the largest.
   private var staging: UnsafeMutableRawPointer
   private var stagingBytes: Int
@@ -98,6 +99,7 @@ final class RedoLog {
     memory.storeLine(at: start, from: staging)
     head = header.end
     lastLsn = header.lsn
+    livePositions.append(position)
     return LogRecord(header: header, start: UnsafeRawPointer(memory.address(start)))
   }
 
@@ -128,32 +130,21 @@ final class RedoLog {
     return first
   }
 
-  /// Calls `body` for each live record, oldest first.
+  /// Calls `body` for each live record, oldest first. Their positions are remembered: a gap may hold
+  /// bytes of an earlier lap that look like a header.
   func forEachLive(_ body: (LogRecord) -> Void) {
-    var position = tail
-    while position < head {
-      guard let record = record(at: position) else {
-        let lap = (position / bytes + 1) * bytes
-        precondition(lap < head && position % bytes != 0)
-        position = lap
-        continue
+    for position in livePositions {
+      let start = UnsafeRawPointer(memory.address(offset + Int(position % bytes)))
+      guard let (header, _) = RecordHeader.decode(from: start), header.position == position else {
+        preconditionFailure("a live record of the log was overwritten")
       }
-      body(record)
-      position = record.header.end
+      body(LogRecord(header: header, start: start))
     }
-  }
-
-  /// A record of our own.
-  private func record(at position: UInt64) -> LogRecord? {
-    let start = UnsafeRawPointer(memory.address(offset + Int(position % bytes)))
-    guard let (header, _) = RecordHeader.decode(from: start), header.position == position,
-      header.generation == generation, header.lsn <= lastLsn
-    else { return nil }
-    return LogRecord(header: header, start: start)
   }
 
   /// Frees the space of all records. Both superblock copies name the head as the tail by now.
   func removeAll() {
     tail = head
+    livePositions.removeAll(keepingCapacity: true)
   }
 }

@@ -43,17 +43,20 @@ public final class Heap {
   /// Takes pages into use that the pool has grown by. A crash after the growth and before this is
   /// made up for when the pool is opened.
   private func adoptGrowth() throws(PoolError) {
-    memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
-    header = HeapHeader(memory: memory)
-    table = try PageTable(header, in: segments)
     // Pages that no page table can describe any more are left alone: the rest of the pool is whole.
     guard table.pageLimit < engine.pageCount, canGrow else { return }
-    try inSection { () throws(PoolError) in try addPageTable() }
+    // In the section, so that no other thread's section sees the table change.
+    try inSection { () throws(PoolError) in
+      memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
+      header = HeapHeader(memory: memory)
+      try addPageTable()
+    }
   }
 
   private var canGrow: Bool { header.pageTableCount < HeapHeader.pageTablesMax }
 
-  /// Makes the pool file `fileBytes` large and takes the new pages into use.
+  /// Makes the pool file `fileBytes` large and takes the new pages into use. No other thread may be
+  /// using the heap or the roots; data may be read.
   public func grow(toFileBytes fileBytes: UInt64) throws(PoolError) {
     // Before the file grows: there is no way back.
     guard canGrow else {
@@ -108,16 +111,22 @@ public final class Heap {
     if left > 0 { try giveRun(oldHighWater, length: left) }
   }
 
+  /// Runs `body` in a section that may change the page table's segments. If it does not commit, for
+  /// whatever reason, the heap goes by the pool again.
   private func inSection(_ body: () throws(PoolError) -> Void) throws(PoolError) {
     try engine.openSection()
     do throws(PoolError) {
-      try body()
+      do throws(PoolError) {
+        try body()
+      } catch {
+        try engine.abortSection()
+        throw error
+      }
+      try engine.closeSection()
     } catch {
-      try engine.abortSection()
       table = try PageTable(header, in: segments)
       throw error
     }
-    try engine.closeSection()
   }
 
   func watch(upTo pages: Int) throws(PoolError) {

@@ -56,6 +56,9 @@ extension Heap {
 
   private func extendHighWater(_ length: Int) throws(PoolError) -> Int {
     let page = header.highWater
+    guard table.pageLimit == header.pageLimit else {
+      throw .damagedHeap(offset: 16, reason: "page limit differs from the page tables")
+    }
     guard length <= table.pageLimit - page else {
       let longest = (0..<HeapHeader.runBinCount).last { bin(1 << $0).first != 0 }
       let free = max(table.pageLimit - page, longest.map { 1 << $0 } ?? 0)

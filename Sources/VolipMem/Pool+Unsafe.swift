@@ -35,8 +35,11 @@ public final class Pool: @unchecked Sendable {
     persistencePath = engine.persistencePath
   }
 
+  /// Aborts a section that this thread still has open, then closes.
   deinit {
-    try? openHeap?.engine.close()
+    guard let engine = openHeap?.engine else { return }
+    engine.abandonSection()
+    try? engine.close()
   }
 
   var heap: Heap {
@@ -86,11 +89,12 @@ public final class Pool: @unchecked Sendable {
         }
       guard AddressMap.isPlausible(base: geometry.baseAddress, imageBytes: geometry.imageBytes)
       else { throw .invalidArgument("base address 0x\(String(geometry.baseAddress, radix: 16))") }
-      try PoolFile.create(path: path, geometry: geometry)
+      let file = try PoolFile.create(path: path, geometry: geometry)
       do throws(PoolError) {
-        return try Pool(PoolEngine(path: path, options: options.engine))
+        let pool = try Pool(PoolEngine(file, options: options.engine))
+        try file.publish()
+        return pool
       } catch {
-        PoolFile.remove(path: path)
         guard case .addressTaken = error, AddressMap.forcedBase == nil else { throw error }
       }
     }
@@ -106,7 +110,7 @@ public final class Pool: @unchecked Sendable {
   public static func open(
     _ path: String, options: Options = Options()
   ) throws(PoolError) -> Pool {
-    try Pool(PoolEngine(path: path, options: options.engine))
+    try Pool(PoolEngine(PoolFile.open(path: path), options: options.engine))
   }
 
   /// Makes everything durable in the image, unmaps the pool and gives it free for others. Pointers
@@ -201,7 +205,8 @@ public final class Pool: @unchecked Sendable {
     try heap.deallocate(address)
   }
 
-  /// A block of `byteCount` bytes that begins with the old block's bytes; the old one is freed.
+  /// A block of `byteCount` bytes, aligned to 16, that begins with the old block's bytes; the old
+  /// one is freed.
   public func reallocate(
     _ address: UnsafeRawPointer, byteCount: Int
   ) throws(PoolError) -> UnsafeMutableRawPointer {
@@ -231,7 +236,8 @@ public final class Pool: @unchecked Sendable {
     try engine.checkpointNow()
   }
 
-  /// Makes the pool file `byteCount` bytes large; addresses stay. At most 15 times in its life.
+  /// Makes the pool file `byteCount` bytes large; addresses stay. At most 15 times in its life. No
+  /// other thread may be allocating or looking for roots meanwhile; reading data is fine.
   ///
   /// - Throws: `.addressTaken` when the address range behind the pool is in use, `.diskFull`,
   ///   `.invalidArgument` when it would not grow.

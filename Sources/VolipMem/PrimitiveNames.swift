@@ -23,10 +23,12 @@ public func pmap(
 }
 
 /// Closes the pool that `pmap` mapped last and forgets it.
+///
+/// - Throws: `.nestedSection` inside a section; nothing has changed then.
 public func punmap() throws(PoolError) {
-  let pool = try lastPool()
+  guard PoolEngine.ofThisThread == nil else { throw .nestedSection }
+  try lastPool().close()
   mappedLast.withLock { $0 = nil }
-  try pool.close()
 }
 
 private func lastPool() throws(PoolError) -> Pool {
@@ -34,14 +36,22 @@ private func lastPool() throws(PoolError) -> Pool {
   return pool
 }
 
+private func engineInSection() throws(PoolError) -> PoolEngine {
+  guard let engine = PoolEngine.ofThisThread else { throw .noSection }
+  return engine
+}
+
 /// See ``Pool/pstart()``.
-public func pstart() throws(PoolError) { try lastPool().pstart() }
+public func pstart() throws(PoolError) {
+  if let engine = PoolEngine.ofThisThread { return try engine.openSection() }
+  try lastPool().pstart()
+}
 
 /// See ``Pool/pend()``.
-public func pend() throws(PoolError) { try lastPool().pend() }
+public func pend() throws(PoolError) { try engineInSection().closeSection() }
 
 /// See ``Pool/pabort()``.
-public func pabort() throws(PoolError) { try lastPool().pabort() }
+public func pabort() throws(PoolError) { try engineInSection().abortSection() }
 
 /// See ``Pool/pcommit()``.
-public func pcommit() throws(PoolError) { try lastPool().pcommit() }
+public func pcommit() throws(PoolError) { try engineInSection().commitSection() }

@@ -13,11 +13,12 @@ extension Pool {
     _ name: String, in section: inout Section, create: () throws -> T
   ) throws -> UnsafeMutablePointer<T> {
     if let existing = try root(name, as: T.self) { return existing }
+    let value = try create()  // before the name: a thrown error that is caught leaves no root behind
     let root = try heap.addRoot(
       name, fingerprint: layoutFingerprint(T.self), byteCount: MemoryLayout<T>.size,
       alignment: max(MemoryLayout<T>.alignment, 16))
     let address = pointer(root, as: T.self)
-    address.initialize(to: try create())
+    address.initialize(to: value)
     return address
   }
 

@@ -123,6 +123,18 @@ public final class DurableMemory {
     cvp_copy_lines(base + offset, lines, count)
   }
 
+  /// Makes bytes durable that are only known to be readable: a killed process may have stored them
+  /// and not fenced, or its msync may have failed, which leaves pages that count as clean. Durable
+  /// after the next fence.
+  public func storeAgain(_ range: Range<Int>) {
+    precondition(range.lowerBound % Self.lineBytes == 0 && range.count % Self.lineBytes == 0)
+    if path == .msync {
+      // SAFETY: lines of this mapping, stored over themselves: that makes their pages dirty.
+      cvp_copy_lines(base + range.lowerBound, base + range.lowerBound, range.count / 64)
+    }
+    flush(range)
+  }
+
   private func noteStored(_ range: Range<Int>) {
     counters.storedBytes += range.count
     if path == .msync { addUnsynced(range) }

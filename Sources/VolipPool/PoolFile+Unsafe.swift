@@ -20,14 +20,28 @@ public final class PoolFile {
   /// A note for the caller when one superblock copy was damaged and the other is used.
   public let repairedCopy: Int?
   private let lockPage: UnsafeMutableRawPointer
+  private var isPublished = true
 
+  /// Takes over the lock of `locked`, which the caller closes.
   private init(
-    path: String, descriptor: Int32, lockPage: UnsafeMutableRawPointer, superblock: Superblock,
-    repairedCopy: Int?
-  ) {
+    path: String, locked: Int32, superblock: Superblock, repairedCopy: Int?
+  ) throws(PoolError) {
+    let pageBytes = Int(PoolGeometry.pageBytes)
+    let mapped = mmap(nil, pageBytes, PROT_READ, MAP_SHARED, locked, 0)
+    guard let mapped, mapped != MAP_FAILED else {
+      throw errno == ENOMEM
+        ? .addressSpaceExhausted(bytes: UInt64(pageBytes))
+        : .system(operation: "mmap", errorNumber: errno)
+    }
+    madvise(mapped, pageBytes, MADV_DONTFORK)
+    descriptor = Glibc.open("/proc/self/fd/\(locked)", O_RDWR | O_CLOEXEC)
+    guard descriptor >= 0 else {
+      let errorNumber = errno
+      munmap(mapped, pageBytes)
+      throw Self.openError(path, errorNumber)
+    }
+    lockPage = mapped
     self.path = path
-    self.descriptor = descriptor
-    self.lockPage = lockPage
     self.superblock = superblock
     self.repairedCopy = repairedCopy
   }
@@ -39,47 +53,49 @@ public final class PoolFile {
 
   // MARK: Create
 
-  /// Makes a pool file. It gets its name when it is whole: a crash or a failure leaves nothing
-  /// behind. On a file system without unnamed files a crash may leave a file that is no pool.
+  /// Makes a pool file, open and locked. It has no name until `publish`, so that a crash or a
+  /// failure leaves nothing behind, and nobody opens a pool that is not finished. On a file system
+  /// without unnamed files it has its name at once, and a crash may leave a file that is no pool.
   public static func create(
     path: String, geometry: PoolGeometry, permissions: mode_t = 0o600
-  ) throws(PoolError) {
-    let unnamed = cvp_unnamed_file(directory(of: path), permissions)
-    guard unnamed != -EOPNOTSUPP else {
-      return try createNamed(path: path, geometry: geometry, permissions: permissions)
-    }
-    guard unnamed >= 0 else { throw openError(path, -unnamed) }
-    defer { close(unnamed) }
+  ) throws(PoolError) -> PoolFile {
     guard access(path, F_OK) != 0 else { throw .alreadyExists(path: path) }
-    try fill(unnamed, path: path, geometry: geometry)
-    let result = cvp_name_file(unnamed, path)
-    guard result == 0 else { throw openError(path, -result) }
-    try syncDirectory(of: path)
-  }
-
-  private static func createNamed(
-    path: String, geometry: PoolGeometry, permissions: mode_t
-  ) throws(PoolError) {
-    let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions)
-    guard descriptor >= 0 else { throw openError(path, errno) }
-    defer { close(descriptor) }
+    var made = cvp_unnamed_file(directory(of: path), permissions)
+    let isNamed = made == -EOPNOTSUPP
+    if isNamed {
+      made = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions)
+      if made < 0 { made = -errno }
+    }
+    guard made >= 0 else { throw openError(path, -made) }
+    defer { close(made) }
     do throws(PoolError) {
-      try fill(descriptor, path: path, geometry: geometry)
-      try syncDirectory(of: path)
+      try lock(made, path: path)
+      let file = try PoolFile(
+        path: path, locked: made, superblock: try fill(made, path: path, geometry: geometry),
+        repairedCopy: nil)
+      file.isPublished = isNamed
+      return file
     } catch {
-      unlink(path)
+      if isNamed { unlink(path) }
       throw error
     }
   }
 
-  /// Takes back a file that `create` made.
-  public static func remove(path: String) {
-    unlink(path)
+  /// Gives a new pool file its name, durably.
+  ///
+  /// - Throws: `.alreadyExists` when somebody else was faster.
+  public func publish() throws(PoolError) {
+    if !isPublished {
+      let result = cvp_name_file(descriptor, path)
+      guard result == 0 else { throw Self.openError(path, -result) }
+      isPublished = true
+    }
+    try Self.syncDirectory(of: path)
   }
 
   private static func fill(
     _ descriptor: Int32, path: String, geometry: PoolGeometry
-  ) throws(PoolError) {
+  ) throws(PoolError) -> Superblock {
     var generator = SystemRandomNumberGenerator()
     let superblock = Superblock(poolIdentity: generator.next(), geometry: geometry)
     guard ftruncate(descriptor, off_t(geometry.fileBytes)) == 0 else {
@@ -99,6 +115,7 @@ public final class PoolFile {
     guard fsync(descriptor) == 0 else {
       throw .system(operation: "fsync", errorNumber: errno)
     }
+    return superblock
   }
 
   private static func directory(of path: String) -> String {
@@ -128,28 +145,24 @@ public final class PoolFile {
     guard actualBytes >= Superblock.areaBytes else {
       throw try tooShort(locked, path: path, actualBytes: actualBytes)
     }
-    guard flock(locked, LOCK_EX | LOCK_NB) == 0 else {
-      throw errno == EWOULDBLOCK
-        ? .inUse(path: path) : .system(operation: "flock", errorNumber: errno)
-    }
+    try lock(locked, path: path)
     let (superblock, repairedCopy) = try readSuperblock(locked, path: path)
     guard superblock.geometry.fileBytes <= actualBytes else {
       throw .truncated(
         path: path, expectedBytes: superblock.geometry.fileBytes, actualBytes: actualBytes)
     }
-    let lockPage = mmap(nil, Int(PoolGeometry.pageBytes), PROT_READ, MAP_SHARED, locked, 0)
-    guard let lockPage, lockPage != MAP_FAILED else {
-      throw .system(operation: "mmap", errorNumber: errno)
+    // A copy made without its holes' blocks has a hole where the log is (invariant 3).
+    let geometry = superblock.geometry
+    try allocate(locked, geometry.logOffset..<geometry.logOffset + geometry.logBytes, path: path)
+    return try PoolFile(
+      path: path, locked: locked, superblock: superblock, repairedCopy: repairedCopy)
+  }
+
+  private static func lock(_ descriptor: Int32, path: String) throws(PoolError) {
+    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+      throw errno == EWOULDBLOCK
+        ? .inUse(path: path) : .system(operation: "flock", errorNumber: errno)
     }
-    madvise(lockPage, Int(PoolGeometry.pageBytes), MADV_DONTFORK)
-    let descriptor = Glibc.open("/proc/self/fd/\(locked)", O_RDWR | O_CLOEXEC)
-    guard descriptor >= 0 else {
-      munmap(lockPage, Int(PoolGeometry.pageBytes))
-      throw openError(path, errno)
-    }
-    return PoolFile(
-      path: path, descriptor: descriptor, lockPage: lockPage, superblock: superblock,
-      repairedCopy: repairedCopy)
   }
 
   private static func openError(_ path: String, _ errorNumber: Int32) -> PoolError {
@@ -250,6 +263,10 @@ public final class PoolFile {
       path: path, fileOffset: UInt64(Superblock.copyOffsets[damaged.copy]), reason: reason)
   }
 
+  /// Whether reading a hole of the file takes a block: so on tmpfs, where it is SIGBUS when there
+  /// is none left.
+  public private(set) lazy var holesNeedBlocks = cvp_is_on_tmpfs(descriptor) != 0
+
   // MARK: Change
 
   /// Writes both copies, one after the other, each durable before the next begins (rule 2).
@@ -279,9 +296,14 @@ public final class PoolFile {
   private static func allocate(
     _ descriptor: Int32, _ range: Range<UInt64>, path: String
   ) throws(PoolError) {
-    let result = cvp_allocate_blocks(descriptor, range.lowerBound, UInt64(range.count))
+    var result = cvp_allocate_blocks(descriptor, range.lowerBound, UInt64(range.count))
+    if result == -EOPNOTSUPP {
+      // The C library's way for file systems without fallocate: it writes to each block that is a
+      // hole. Nobody else stores to this range now.
+      result = -posix_fallocate(descriptor, off_t(range.lowerBound), off_t(range.count))
+    }
     switch -result {
-    case 0, EOPNOTSUPP:  // a file system without fallocate has no holes to fall into either
+    case 0:
       return
     case ENOSPC, EDQUOT, EFBIG:
       throw .diskFull(path: path, neededBytes: UInt64(range.count))

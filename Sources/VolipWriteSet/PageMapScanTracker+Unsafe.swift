@@ -106,13 +106,13 @@ public final class PageMapScanTracker: Tracker {
   }
 
   public func settle(_ writeSet: WriteSet) {
-    faultsAtEnd = cvw_minor_faults()
+    faultsAtEnd = cvw_page_faults()
   }
 
   public func willWrite(_ pages: Range<Int>) {}
 
   /// A write to an armed page is a page fault, counted by the kernel for the whole process.
   public func mayHaveStrayWrites() -> Bool {
-    cvw_minor_faults() != faultsAtEnd
+    cvw_page_faults() != faultsAtEnd
   }
 }

@@ -70,6 +70,11 @@ public final class Retention {
   /// Whether a page stayed writable after the last commit that had it in its write set.
   public func isRetained(page: Int) -> Bool { history[page].isRetained }
 
+  /// Notes that every page of a write set was armed after all.
+  public func forget(_ writeSet: WriteSet) {
+    for index in 0..<writeSet.pageCount { history[writeSet.page(index)].isRetained = false }
+  }
+
   /// Learns from a compared write set. `ticks` is what the comparison of all its pages took.
   public func learn(_ writeSet: WriteSet, ticks: UInt64) {
     defer { commit &+= 1 }

@@ -89,10 +89,15 @@ public final class WorkingCopy {
       descriptor, address: geometry.baseAddress + oldBytes,
       fileOffset: geometry.imageOffset + oldBytes, byteCount: geometry.imageBytes - oldBytes,
       replacing: false)
+    do throws(PoolError) {
+      try Self.mapFixed(
+        descriptor, address: geometry.baseAddress, fileOffset: geometry.imageOffset,
+        byteCount: geometry.imageBytes, replacing: true)
+    } catch {
+      munmap(base + Int(oldBytes), Int(geometry.imageBytes - oldBytes))
+      throw error
+    }
     pageCount = Int(geometry.pageCount)
-    try Self.mapFixed(
-      descriptor, address: geometry.baseAddress, fileOffset: geometry.imageOffset,
-      byteCount: geometry.imageBytes, replacing: true)
   }
 
   /// The bytes of some pages.
@@ -122,8 +127,13 @@ public final class WorkingCopy {
   /// Gives private pages back, so that the next access finds the image: rollback for written pages
   /// and memory reclaim for clean ones. Only with the gate closed (rule 15).
   public func drop(_ pages: Range<Int>) throws(PoolError) {
-    guard madvise(address(page: pages.lowerBound), pages.count * Self.pageBytes, MADV_DONTNEED) == 0
-    else { throw .system(operation: "madvise", errorNumber: errno) }
+    let (start, byteCount) = (address(page: pages.lowerBound), pages.count * Self.pageBytes)
+    if madvise(start, byteCount, MADV_DONTNEED) == 0 { return }
+    // A program that locked its memory (mlockall) needs another word for it, Linux 5.18.
+    let dropLocked: Int32 = 24
+    guard errno == EINVAL, madvise(start, byteCount, dropLocked) == 0 else {
+      throw .system(operation: "madvise", errorNumber: errno)
+    }
   }
 
   /// Lets pages be written, as far as a tracker allows.

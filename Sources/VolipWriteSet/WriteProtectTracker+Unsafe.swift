@@ -61,7 +61,14 @@ public final class WriteProtectTracker: Tracker {
   }
 
   public func arm(_ pages: Range<Int>) throws(PoolError) {
-    try workingCopy.makeReadOnly(pages)
+    do throws(PoolError) {
+      try workingCopy.makeReadOnly(pages)
+    } catch {
+      // No mapping is left to split one. As one mapping again the whole pool takes none; retained
+      // pages are armed with it, and stay in the list, so that they are compared all the same.
+      guard error == .system(operation: "mprotect", errorNumber: ENOMEM) else { throw error }
+      try workingCopy.makeReadOnly(0..<watched)
+    }
     for page in pages { cvw_trap_region_forget(region, UInt32(page)) }
   }
 

@@ -37,9 +37,9 @@ final class EnginePool {
     while true {
       geometry.baseAddress = try AddressMap.drawBase(
         imageBytes: geometry.imageBytes, using: &generator)
-      try PoolFile.create(path: path, geometry: geometry)
+      try PoolFile.create(path: path, geometry: geometry).publish()
       do {
-        return try PoolEngine(path: path, options: options)
+        return try PoolEngine(PoolFile.open(path: path), options: options)
       } catch {
         unlink(path)
         guard case .addressTaken = error else { throw error }

@@ -19,14 +19,14 @@ final class HeapPool {
     var generator = SystemRandomNumberGenerator()
     geometry.baseAddress = try AddressMap.drawBase(
       imageBytes: geometry.imageBytes, using: &generator)
-    try PoolFile.create(path: path, geometry: geometry)
+    try PoolFile.create(path: path, geometry: geometry).publish()
     try open()
   }
 
   private func open() throws {
     var options = EngineOptions()
     options.persistencePath = .cacheLines
-    opened = try Heap(PoolEngine(path: path, options: options))
+    opened = try Heap(PoolEngine(PoolFile.open(path: path), options: options))
   }
 
   func reopen() throws {

@@ -69,6 +69,9 @@ void cvp_copy_lines(void *target, const void *lines, size_t line_count);
 /// of a file, whose bytes do not change. Returns 0 or a negative errno.
 int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count);
 
+/// 1 for a file on tmpfs, 0 for any other.
+int cvp_is_on_tmpfs(int descriptor);
+
 /// Opens a new file without a name in a directory, for reading and writing. Returns its descriptor
 /// or a negative errno; -EOPNOTSUPP where the file system has no such files.
 int cvp_unnamed_file(const char *directory, unsigned permissions);

@@ -33,9 +33,10 @@ int cvw_scan_protect(int pagemap, uint64_t start, uint64_t end);
 long cvw_scan_written(int pagemap, uint64_t start, uint64_t end, struct cvw_page_region *regions,
                       size_t capacity, uint64_t *walked);
 
-/// Page faults that this process has taken so far without any I/O: when the number has not changed,
-/// no protected page was written.
-uint64_t cvw_minor_faults(void);
+/// Page faults that this process has taken so far: when the number has not changed, none of its
+/// threads wrote to a protected page. (Major ones too: the first write to a protected page that was
+/// swapped out is one.)
+uint64_t cvw_page_faults(void);
 
 /// A file of `byte_count` zero bytes without a name, to measure trackers on. Returns its
 /// descriptor or a negative errno.
@@ -105,6 +106,12 @@ struct cvw_thread_section *cvw_thread_section(void);
 /// Calls `abandon(owner)` on a thread that ends, by return, exit or cancellation, inside a section.
 /// Given once for each process; returns 0 or an errno.
 int cvw_thread_section_on_exit(void (*abandon)(void *owner));
+
+/// Puts cancellation of the calling thread off: msync and fallocate are cancellation points, and a
+/// thread that ended in the middle of a commit would leave a record that was never applied. Returns
+/// what cvw_cancellation_restore wants.
+int cvw_cancellation_defer(void);
+void cvw_cancellation_restore(int previous);
 
 /// Must be called by a thread before its first section.
 void cvw_thread_section_enroll(void);

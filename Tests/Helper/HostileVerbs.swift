@@ -61,12 +61,13 @@ func leaveLog(_ arguments: [String]) throws {
 func openEach(_ paths: [String]) throws {
   for path in paths {
     say("open \(path)")
-    do {
+    do throws(PoolError) {
       let pool = try Pool.open(path)
-      say(use(pool) ? "opened" : "opened with problems")
+      let isWell = use(pool)
       try pool.close()
+      say(isWell ? "opened" : "opened with problems")
     } catch {
-      say("refused \(error)")
+      say("refused \(caseName(error)) \(error)")
     }
   }
   say("end")

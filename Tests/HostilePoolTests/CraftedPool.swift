@@ -10,11 +10,13 @@ struct CraftedPool {
   var bytes: [UInt8]
 
   /// A small pool with a few blocks and roots, closed, or left by a process that died with
-  /// `sections` records in its log.
-  static func make(in directory: TemporaryDirectory, sections: Int) async throws -> CraftedPool {
+  /// `sections` records in its log; `isFull` leaves hardly any memory free.
+  static func make(
+    in directory: TemporaryDirectory, sections: Int, isFull: Bool = false
+  ) async throws -> CraftedPool {
     let path = directory.file("crafted-\(UInt64.random(in: 0...UInt64.max)).pool")
     let outcome = try await Helper.run(
-      "volip-test-helper", ["leave-log", path, "\(sections)"],
+      "volip-test-helper", ["leave-log", path, "\(sections)"] + (isFull ? ["full"] : []),
       environment: [PersistencePath.switchName: "cache-line"])
     try #require(outcome.output == "left\n", "\(outcome)")
     defer { unlink(path) }

@@ -21,6 +21,7 @@ import Testing
     for sections in [0, 8, 40] {
       sources.append(try await CraftedPool.make(in: directory, sections: sections))
     }
+    sources.append(try await CraftedPool.make(in: directory, sections: 0, isFull: true))
     var mutator = Mutator(generator: SeededGenerator.forTest(), sources: sources)
     var outcomes: [Outcome: Int] = [:]
     for first in stride(from: 0, to: Self.mutantCount, by: Self.batch) {

@@ -1,6 +1,7 @@
 import CVolipPersistence
 import TestSupport
 
+@testable import VolipHeap
 @testable import VolipPool
 
 /// Damages pools: blindly, and as a forger does who knows the format and makes every check right.
@@ -98,8 +99,8 @@ struct Mutator {
     case 1: try forgeRecord(&pool)
     case 2: forgeHeapHeader(&pool)
     case 3: forgeListOrSegment(&pool)
-    case 4, 5: forgePageEntry(&pool)
-    case 6: forgeSlab(&pool)
+    case 4: forgePageEntry(&pool)
+    case 5, 6: forgeSlab(&pool)
     default: forgeRoots(&pool)
     }
   }
@@ -145,7 +146,7 @@ struct Mutator {
     let offset = image(pool) + (below(3) == 0 ? 64 + below(8) * 4 : 320 + below(60) * 4)
     let word = pool.words(at: offset & ~7, count: 1)[0]
     let old = UInt32(truncatingIfNeeded: word >> (UInt64(offset & 4) * 8))
-    set32(&pool, below(2) == 0 ? UInt32(below(260)) : value32(old), at: offset)
+    set32(&pool, below(2) == 0 ? UInt32(below(below(2) == 0 ? 3 : 260)) : value32(old), at: offset)
   }
 
   /// Pages of a small pool's heap: what a forger would name.
@@ -153,8 +154,18 @@ struct Mutator {
     below(8) == 0 ? value(0) & 0xFFFF_FFFF : UInt64(below(below(2) == 0 ? 40 : 260))
   }
 
+  /// A page of the heap: one of the first, which are in use, the last ones, or any.
+  private mutating func anyPage(_ pool: CraftedPool) -> Int {
+    let pages = max((pool.bytes.count - image(pool)) / 4096, 50)
+    return switch below(4) {
+    case 0, 1: below(40)
+    case 2: pages - 1 - below(10)
+    default: below(pages)
+    }
+  }
+
   private mutating func forgePageEntry(_ pool: inout CraftedPool) {
-    let index = below(below(2) == 0 ? 40 : 200)
+    let index = anyPage(pool)
     let offset = image(pool) + 4096 + index * 16
     var (first, second) = (
       pool.words(at: offset, count: 2)[0], pool.words(at: offset, count: 2)[1]
@@ -176,17 +187,24 @@ struct Mutator {
 
   /// Makes any page a slab, or changes the counts of one.
   private mutating func forgeSlab(_ pool: inout CraftedPool) {
-    let index = 1 + below(60)
+    let index = 1 + anyPage(pool)
     let sizeClass = below(30)
     let offset = image(pool) + index * 4096
     let check = cvp_mix(UInt64(index) << 8 | UInt64(sizeClass)) & 0xFFFF_FFFF
-    let free = UInt64(below(2) == 0 ? below(300) : below(65536))
-    pool.setWord(check | UInt64(sizeClass) << 32 | free << 48, at: offset)
-    for word in 1...4 { pool.setWord(value(0), at: offset + word * 8) }
-    guard below(2) == 0 else { return }
+    // As a new slab has it, or not.
+    let isPlausible = sizeClass < SizeClass.count && below(3) > 0
+    let blocks = isPlausible ? SizeClass.shapes[sizeClass].blocks : below(65536)
+    pool.setWord(check | UInt64(sizeClass) << 32 | UInt64(blocks) << 48, at: offset)
+    for word in 0..<4 {
+      let count = min(max(blocks - word * 64, 0), 64)
+      let bits = count == 64 ? UInt64.max : (1 << UInt64(count)) - 1
+      pool.setWord(isPlausible ? bits : value(0), at: offset + 8 + word * 8)
+    }
+    guard below(4) > 0 else { return }
     set32(&pool, UInt32(index), at: image(pool) + 448 + sizeClass * 4)
     let entry = image(pool) + 4096 + index * 16
-    let first = 3 | UInt64(sizeClass) << 8 | UInt64(1 << below(4)) << 32
+    let pages = isPlausible ? SizeClass.shapes[sizeClass].pages : 1 << below(4)
+    let first = 3 | UInt64(sizeClass) << 8 | UInt64(pages) << 32
     let entryCheck = cvp_mix(cvp_mix(first ^ UInt64(index) << 8)) >> 48
     pool.setWord(first | entryCheck << 16, at: entry)
     pool.setWord(0, at: entry + 8)

@@ -106,7 +106,8 @@ public final class Pool: @unchecked Sendable {
 
   /// Opens a pool, and recovers it after a crash: every section that was durable is there.
   ///
-  /// - Throws: ``PoolError``. A pool that cannot be opened is left as it was.
+  /// - Throws: ``PoolError``. A pool that cannot be opened is left as it was; with `.damagedHeap`
+  ///   alone the log has been applied by then, which changes no section's outcome.
   public static func open(
     _ path: String, options: Options = Options()
   ) throws(PoolError) -> Pool {

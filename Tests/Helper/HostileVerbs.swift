@@ -25,8 +25,8 @@ func say(_ text: String) {
   fflush(nil)
 }
 
-/// Creates a pool of 1 MiB with roots and blocks, commits sections that count up, and ends without
-/// closing it: their records stay in the log.
+/// Creates a pool of 1 MiB with roots and blocks (all the memory that there is, after "full"),
+/// commits sections that count up, and ends without closing it: their records stay in the log.
 func leaveLog(_ arguments: [String]) throws {
   var options = Pool.Options()
   options.engine.retention = false
@@ -39,6 +39,10 @@ func leaveLog(_ arguments: [String]) throws {
       _ = try pool.allocate(byteCount: byteCount)
       holes.append(try pool.allocate(byteCount: byteCount))
       _ = try pool.allocate(byteCount: byteCount)
+    }
+    if arguments.last == "full" {
+      while let block = try? pool.allocate(byteCount: 4096) { holes.append(block) }
+      holes.removeSubrange(5..<holes.count - 20)
     }
     for hole in holes { try pool.deallocate(hole) }
     return number
@@ -61,12 +65,13 @@ func leaveLog(_ arguments: [String]) throws {
 func openEach(_ paths: [String]) throws {
   for path in paths {
     say("open \(path)")
-    do {
+    do throws(PoolError) {
       let pool = try Pool.open(path)
-      say(use(pool) ? "opened" : "opened with problems")
+      let isWell = use(pool)
       try pool.close()
+      say(isWell ? "opened" : "opened with problems")
     } catch {
-      say("refused \(error)")
+      say("refused \(caseName(error)) \(error)")
     }
   }
   say("end")
@@ -93,8 +98,11 @@ private func use(_ pool: Pool) -> Bool {
 private func useBlocks(_ pool: Pool) -> Bool {
   var isWell = true
   var blocks: [UnsafeMutableRawPointer] = []
-  for byteCount in [1, 16, 100, 500, 1000, 3500, 4096, 5000, 20_000, 60_000] {
-    for _ in 0..<3 {
+  // Each size class, from 16 to 4,096 bytes, and whole pages.
+  let small =
+    (1...8).map { $0 * 16 } + (7..<12).flatMap { power in (5...8).map { $0 << (power - 2) } }
+  for byteCount in small + [5000, 20_000] {
+    for _ in 0..<8 {
       guard let block = try? pool.allocate(byteCount: byteCount) else {
         isWell = false
         continue
@@ -103,10 +111,20 @@ private func useBlocks(_ pool: Pool) -> Bool {
       blocks.append(block)
     }
   }
-  for block in pool.checkHeap().blocks.prefix(50) {
+  for (index, block) in pool.checkHeap().blocks.prefix(50).enumerated() {
     let address = UnsafeMutableRawPointer(mutating: pool.base + Int(block.offset.bytes))
     blocks.removeAll { $0 == address }
-    if let moved = try? pool.reallocate(address, byteCount: 300) { blocks.append(moved) }
+    let byteCount = [300, 6000, 100_000][index % 3]
+    if let moved = try? pool.reallocate(address, byteCount: byteCount) { blocks.append(moved) }
+  }
+  // Every place where a block may seem to begin, whatever the check said.
+  for page in 1..<200 {
+    for offset in [page << 12, (page << 12) + 64] {
+      let address = UnsafeMutableRawPointer(mutating: pool.base + offset)
+      guard let usable = try? pool.usableBytes(address) else { continue }
+      blocks.removeAll { $0 == address }
+      if let moved = try? pool.reallocate(address, byteCount: usable / 2) { blocks.append(moved) }
+    }
   }
   for block in blocks where (try? pool.deallocate(block)) == nil { isWell = false }
   return isWell

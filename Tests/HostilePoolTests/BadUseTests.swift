@@ -27,7 +27,7 @@ import Testing
     let error = #expect(throws: PoolError.inUse(path: path)) { try Pool.open(path) }
     #expect(error?.exitCode == 4 && error?.description.isEmpty == false)
     let outcome = try await Helper.run("volip-test-helper", ["open-each", path])
-    #expect(outcome.output.contains("refused \(PoolError.inUse(path: path))"))
+    #expect(outcome.output.contains("refused inUse \(PoolError.inUse(path: path))"))
     #expect(throws: PoolError.alreadyExists(path: path)) {
       try Pool.create(path, byteCount: 1 << 20)
     }

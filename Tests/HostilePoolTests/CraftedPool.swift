@@ -10,28 +10,39 @@ struct CraftedPool {
   var bytes: [UInt8]
 
   /// A small pool with a few blocks and roots, closed, or left by a process that died with
-  /// `sections` records in its log.
-  static func make(in directory: TemporaryDirectory, sections: Int) async throws -> CraftedPool {
+  /// `sections` records in its log; `isFull` leaves hardly any memory free.
+  static func make(
+    in directory: TemporaryDirectory, sections: Int, isFull: Bool = false
+  ) async throws -> CraftedPool {
     let path = directory.file("crafted-\(UInt64.random(in: 0...UInt64.max)).pool")
     let outcome = try await Helper.run(
-      "volip-test-helper", ["leave-log", path, "\(sections)"],
+      "volip-test-helper", ["leave-log", path, "\(sections)"] + (isFull ? ["full"] : []),
       environment: [PersistencePath.switchName: "cache-line"])
     try #require(outcome.output == "left\n", "\(outcome)")
     defer { unlink(path) }
     return CraftedPool(bytes: FileBytes.read(path))
   }
 
+  /// Words of the file, zero where it has none: a mutant's superblock may name any place.
   func words(at offset: Int, count: Int) -> [UInt64] {
     bytes.withUnsafeBytes { bytes in
-      (0..<count).map { bytes.loadUnaligned(fromByteOffset: offset + $0 * 8, as: UInt64.self) }
+      (0..<count).map {
+        let byte = offset + $0 * 8
+        guard byte >= 0, byte <= bytes.count - 8 else { return 0 }
+        return bytes.loadUnaligned(fromByteOffset: byte, as: UInt64.self)
+      }
     }
   }
 
   mutating func setWord(_ value: UInt64, at offset: Int) {
+    guard offset >= 0, offset <= bytes.count - 8 else { return }
     bytes.withUnsafeMutableBytes { bytes in
       bytes.storeBytes(of: value, toByteOffset: offset, as: UInt64.self)
     }
   }
+
+  /// Neither copy can be decoded; mutants come to that.
+  struct NoSuperblock: Error {}
 
   /// The newer copy.
   var superblock: Superblock {
@@ -39,7 +50,8 @@ struct CraftedPool {
       let copies = Superblock.copyOffsets.compactMap {
         try? Superblock.decode(words(at: $0, count: 32))
       }
-      return try #require(copies.max { $0.sequence < $1.sequence })
+      guard let newer = copies.max(by: { $0.sequence < $1.sequence }) else { throw NoSuperblock() }
+      return newer
     }
   }
 
@@ -85,7 +97,7 @@ struct CraftedPool {
     let superblock = try superblock
     setWord(0, at: offset + RecordHeader.checksumByte)
     guard let header = header(at: offset) else { return }
-    let available = (bytes.count - offset) / 8
+    let available = max(bytes.count - offset, 0) / 8
     let count = min(header.recordBytes / 8, available / 8 * 8)
     let seed = RecordHeader.seed(
       poolIdentity: superblock.poolIdentity, generation: header.generation, lsn: header.lsn)

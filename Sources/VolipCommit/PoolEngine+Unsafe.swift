@@ -387,14 +387,18 @@ public final class PoolEngine: @unchecked Sendable {
 
   // MARK: Between the heap and the tracker
 
+  /// Pages that get blocks before their first access on tmpfs: 16 MiB.
+  static let blocksAheadPagesMax = 4096
+
   /// Lets pages below `limit` be written in sections.
   public func watch(upTo limit: Int) throws(PoolError) {
     guard limit > watchedPages else { return }
     guard limit <= pageCount else {
       throw .damagedHeap(offset: 0, reason: "more pages in use than the pool has")
     }
-    // Where a hole cannot even be read on a full disk, its pages get their blocks now.
-    if file.holesNeedBlocks, limit > watchedPages {
+    // Where a hole cannot even be read on a full disk, its pages get their blocks now, as far as
+    // they are about to be used: a large block stays sparse.
+    if file.holesNeedBlocks, limit - watchedPages <= Self.blocksAheadPagesMax {
       try blocks.allocate(pages: watchedPages..<limit)
     }
     try tracker.watch(upTo: limit)

@@ -130,8 +130,8 @@ final class RedoLog {
     return first
   }
 
-  /// Calls `body` for each live record, oldest first. Their positions are remembered: a gap may hold
-  /// bytes of an earlier lap that look like a header.
+  /// Calls `body` for each live record, oldest first. Their positions are remembered: a gap may
+  /// hold bytes of an earlier lap that look like a header.
   func forEachLive(_ body: (LogRecord) -> Void) {
     for position in livePositions {
       let start = UnsafeRawPointer(memory.address(offset + Int(position % bytes)))

@@ -13,7 +13,8 @@ extension Pool {
     _ name: String, in section: inout Section, create: () throws -> T
   ) throws -> UnsafeMutablePointer<T> {
     if let existing = try root(name, as: T.self) { return existing }
-    let value = try create()  // before the name: a thrown error that is caught leaves no root behind
+    // Before the name: an error that the body catches leaves no root without a value.
+    let value = try create()
     let root = try heap.addRoot(
       name, fingerprint: layoutFingerprint(T.self), byteCount: MemoryLayout<T>.size,
       alignment: max(MemoryLayout<T>.alignment, 16))

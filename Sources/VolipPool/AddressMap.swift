@@ -2,7 +2,7 @@
 //
 //   0x5500_0000_0000  position-independent programs and their heaps begin (Linux x86-64)
 //   0x5700_0000_0000  poolRange.lowerBound
-//        pools: each at a multiple of 1 GiB, drawn at creation, the same for ever
+//        pools: each at a multiple of 2 MiB, drawn at creation, the same for ever
 //   0x5a00_0000_0000  poolRange.upperBound
 //   0x7f.._...._....  libraries, stacks
 //
@@ -16,8 +16,9 @@ public enum AddressMap {
   /// Addresses that pools may have: 3 TiB.
   public static let poolRange: Range<UInt64> = 0x5700_0000_0000..<0x5A00_0000_0000
 
-  /// Pools begin at multiples of this, one entry of a third-level page table.
-  public static let baseAlignment: UInt64 = 1 << 30
+  /// Pools begin at multiples of this, one entry of a second-level page table: 1.5 million places,
+  /// so that two pools of usual sizes that one process opens hardly ever want the same.
+  public static let baseAlignment: UInt64 = 2 << 20
 
   /// Test switch: `VOLIP_POOL_BASE=0x...` moves the base address of pools that are created.
   public static let switchName = "VOLIP_POOL_BASE"

@@ -100,3 +100,15 @@ func createUnderLimit(_ arguments: [String]) throws {
   setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
   _ = try Pool.create(arguments[0], byteCount: 1 << 20)
 }
+
+/// A pool of 1 TiB, opened twice.
+func hugePool(_ arguments: [String]) throws {
+  var pool = try Pool.create(arguments[0], byteCount: 1 << 40)
+  try pool.section { section in
+    _ = try pool.root("n", in: &section) { 42 }
+    for _ in 0..<100 { _ = try pool.allocate(byteCount: 10_000) }
+  }
+  try pool.close()
+  pool = try Pool.open(arguments[0])
+  print("root \(try pool.root("n", as: Int.self)!.pointee)")
+}

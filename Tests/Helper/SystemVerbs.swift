@@ -6,7 +6,7 @@ import VolipMem
 // MARK: Disk
 
 /// Mounts a small tmpfs over a directory, for this process alone.
-private func mountSmallFileSystem(_ directory: String, byteCount: Int) -> Bool {
+func mountSmallFileSystem(_ directory: String, byteCount: Int) -> Bool {
   let unshare = function("unshare", as: (@convention(c) (Int32) -> Int32).self)
   typealias Mount =
     @convention(c) (
@@ -66,7 +66,7 @@ private func fillDisk(_ pool: Pool) -> Int {
   return 0
 }
 
-private func fillRest(_ path: String) {
+func fillRest(_ path: String) {
   let descriptor = open(path, O_WRONLY | O_CREAT, 0o600)
   let page = [UInt8](repeating: 1, count: 4096)
   while write(descriptor, page, page.count) > 0 {}

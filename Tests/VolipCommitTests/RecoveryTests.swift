@@ -55,6 +55,21 @@ import Testing
     }
   }
 
+  /// A process that was killed before its log's msync leaves a record that can be read and is on no
+  /// disk. Recovery once put half of it into the image before it made the record itself durable.
+  @Test func recoveryMakesTheLogDurableBeforeItTouchesTheImage() throws {
+    var generator = SeededGenerator.forTest()
+    let pool = try EnginePool(persistence: .msync)
+    for _ in 0..<5 { try pool.commitScribbles(using: &generator) }
+    let path = pool.directory.file("copy.pool")
+    FileBytes.write(FileBytes.read(pool.path), to: path)
+    let file = try PoolFile.open(path: path)
+    let memory = try DurableMemory.map(descriptor: file.descriptor, forced: .msync)
+    #expect(try Recovery(file, memory).run().recordCount > 0)
+    // The log, the image, two superblock copies.
+    #expect(memory.counters.fences == 4)
+  }
+
   @Test func recoveringTwiceGivesTheSameBytesAndAHigherGeneration() throws {
     var generator = SeededGenerator.forTest()
     let pool = try EnginePool()

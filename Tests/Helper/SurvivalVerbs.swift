@@ -1,0 +1,143 @@
+import Glibc
+import VolipMem
+
+/// What went wrong once, each found by a reviewer who tried to lose data.
+let survivalVerbs: [String: @Sendable ([String]) throws -> Void] = [
+  "cancelled-commit": cancelledCommit,
+  "chaining-handler": chainingHandler,
+  "grow-on-full-disk": growOnFullDisk,
+  "lone-pages-retained": lonePagesRetained,
+  "locked-memory": lockedMemory,
+  "sent-signal": sentSignal,
+]
+
+/// A thread that is cancelled while `pend` waits for the disk: the section commits, then it ends.
+func cancelledCommit(_ arguments: [String]) throws {
+  var options = Pool.Options()
+  options.engine.persistencePath = .msync
+  let pool = try Pool.create(arguments[0], byteCount: 4 << 20, options: options)
+  let number = try pool.section { section in try pool.root("n", in: &section) { 1 } }
+  let context = Unmanaged.passRetained(pool).toOpaque()
+  var thread = pthread_t()
+  pthread_create(
+    &thread, nil,
+    { context in
+      let pool = Unmanaged<Pool>.fromOpaque(context!).takeUnretainedValue()
+      guard let number = try? pool.root("n", as: Int.self), (try? pool.pstart()) != nil else {
+        return nil
+      }
+      number.pointee = 2
+      pthread_cancel(pthread_self())
+      try? pool.pend()
+      pthread_testcancel()
+      return nil
+    }, context)
+  var result: UnsafeMutableRawPointer?
+  pthread_join(thread, &result)
+  say("cancelled \(result == UnsafeMutableRawPointer(bitPattern: -1)) memory \(number.pointee)")
+  kill(getpid(), SIGKILL)
+}
+
+nonisolated(unsafe) private var previousAction = sigaction()
+nonisolated(unsafe) private var handlerEntries = 0
+
+/// A crash reporter that was installed after the pool was opened, and hands each signal on to the
+/// handler that it found: ours, which has its own in front of it by then.
+func chainingHandler(_ arguments: [String]) throws {
+  var options = Pool.Options()
+  options.engine.tracker = .writeProtect
+  let pool = try Pool.create(arguments[0], byteCount: 1 << 20, options: options)
+  var action = sigaction()
+  action.__sigaction_handler.sa_sigaction = { number, information, context in
+    handlerEntries += 1
+    if handlerEntries > 3 { _exit(9) }
+    previousAction.__sigaction_handler.sa_sigaction(number, information, context)
+  }
+  action.sa_flags = SA_SIGINFO
+  sigaction(SIGSEGV, &action, &previousAction)
+  let number = try pool.section { section in try pool.root("n", in: &section) { 1 } }
+  for _ in 0..<10 { try pool.section { _ in number.pointee += 1 } }
+  say("counted \(number.pointee)")
+  UnsafeMutablePointer<UInt8>(bitPattern: 0x123)!.pointee = 1
+}
+
+/// SIGSEGV that somebody sends ends the process as it would without us.
+func sentSignal(_ arguments: [String]) throws {
+  var options = Pool.Options()
+  options.engine.tracker = .writeProtect
+  let pool = try Pool.create(arguments[0], byteCount: 1 << 20, options: options)
+  try pool.section { _ in _ = try pool.allocate(byteCount: 16) }
+  say("ready")
+  kill(getpid(), SIGSEGV)
+  say("not reached")
+}
+
+/// A section that aborts in a program that locked all its memory.
+func lockedMemory(_ arguments: [String]) throws {
+  let pool = try Pool.create(arguments[0], byteCount: 1 << 20)
+  let number = try pool.section { section in try pool.root("n", in: &section) { 1 } }
+  let lockAll = function("mlockall", as: (@convention(c) (Int32) -> Int32).self)
+  guard lockAll(3) == 0 else { return say("skipped: mlockall errno \(errno)") }
+  try pool.pstart()
+  number.pointee = 2
+  try pool.pabort()
+  say("value \(number.pointee)")
+  try pool.section { _ in number.pointee = 3 }
+  say("value \(number.pointee)")
+}
+
+/// More lone pages than mappings, written by section after section, so that retention wants them.
+func lonePagesRetained(_ arguments: [String]) throws {
+  let pageCount = 33_000
+  var options = Pool.Options()
+  options.engine.tracker = .writeProtect
+  options.engine.persistencePath = .cacheLines
+  options.logBytesMax = 64 << 20
+  let pool = try Pool.create(arguments[0], byteCount: 512 << 20, options: options)
+  let pages = try pool.section { _ in try pool.allocate(UInt8.self, count: pageCount * 2 * 4096) }
+  for round in 1...5 {
+    try pool.section { _ in
+      for page in 0..<pageCount { pages[page * 2 * 4096] = UInt8(round) }
+    }
+    var mappings = 0
+    let maps = fopen("/proc/self/maps", "r")
+    var line = [CChar](repeating: 0, count: 512)
+    while fgets(&line, 512, maps) != nil { mappings += 1 }
+    fclose(maps)
+    guard mappings < 50_000 else { return say("round \(round): \(mappings) mappings") }
+  }
+  let base = pages - 0
+  try pool.close()
+  let again = try Pool.open(arguments[0], options: options)
+  let kept = (0..<pageCount).filter { base[$0 * 2 * 4096] == 5 }.count
+  say("kept \(kept)")
+  try again.close()
+}
+
+/// Growth whose heap part meets a full disk; the pool goes on at its old size, and can be opened.
+func growOnFullDisk(_ arguments: [String]) throws {
+  let directory = arguments[0]
+  guard mountSmallFileSystem(directory, byteCount: 8 << 20) else {
+    return say("skipped: no mount, errno \(errno)")
+  }
+  let path = "\(directory)/a.pool"
+  let pool = try Pool.create(path, byteCount: 2 << 20)
+  let rest = "\(directory)/rest"
+  try pool.checkpoint()
+  fillRest(rest)
+  do {
+    try pool.grow(byteCount: 16 << 20)
+    say("grew")
+  } catch {
+    say("grow failed")
+  }
+  unlink(rest)
+  var count = 0
+  while (try? pool.section { _ in _ = memset(try pool.allocate(byteCount: 30_000), 1, 30_000) })
+    != nil, count < 100
+  { count += 1 }
+  say("consistent \(pool.checkHeap().isConsistent)")
+  try pool.close()
+  let again = try Pool.open(path)
+  say("blocks \(again.checkHeap().blocks.count == count) \(again.checkHeap().isConsistent)")
+}

@@ -3,13 +3,10 @@
 
 #include <pthread.h>
 
-static _Thread_local struct cvw_thread_section this_thread;
+_Thread_local struct cvw_thread_section cvw_this_thread
+    __attribute__((tls_model("initial-exec")));
 static pthread_key_t exit_key;
 static void (*abandon_section)(void *owner);
-
-struct cvw_thread_section *cvw_thread_section(void) {
-  return &this_thread;
-}
 
 static void on_thread_exit(void *value) {
   struct cvw_thread_section *section = value;
@@ -24,7 +21,7 @@ int cvw_thread_section_on_exit(void (*abandon)(void *owner)) {
 
 void cvw_thread_section_enroll(void) {
   if (!pthread_getspecific(exit_key))
-    pthread_setspecific(exit_key, &this_thread);
+    pthread_setspecific(exit_key, &cvw_this_thread);
 }
 
 int cvw_cancellation_defer(void) {

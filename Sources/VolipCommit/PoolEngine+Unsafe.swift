@@ -430,13 +430,26 @@ public final class PoolEngine: @unchecked Sendable {
     try withGate { () throws(PoolError) in try growImage(toFileBytes: fileBytes) }
   }
 
-  /// Checkpoints and makes the handle unusable. The mappings go with the last reference to it.
+  /// Checkpoints, then gives mappings, addresses and lock back. Where the checkpoint fails that is
+  /// done all the same: the log has what the image lacks.
   public func close() throws(PoolError) {
     guard !isInSection else { throw .nestedSection }
     try withGate { () throws(PoolError) in
+      defer {
+        state = .closed
+        tracker.stop()
+        workingCopy.unmap()
+        memory.unmap()
+        file.unlock()
+      }
       try checkpoint()
-      state = .closed
     }
+  }
+
+  /// Before persistent memory is read on behalf of a caller who may have closed the pool.
+  @inline(__always)
+  public func requireOpen() throws(PoolError) {
+    if state == .closed { throw .closed }
   }
 }
 

@@ -6,13 +6,14 @@
 //
 // Damaged metadata is an error value. After one the caller aborts its section.
 //
-// Threads: as for all writes to a pool, one at a time, inside a section.
+// Threads: as for all writes to a pool, one at a time, inside a section. So the properties need no
+// run-time check of exclusive access, which would cost as much as an allocation.
 
 public final class Heap {
   public let engine: PoolEngine
-  private(set) var memory: HeapMemory
-  private(set) var header: HeapHeader
-  private(set) var table: PageTable
+  @exclusivity(unchecked) private(set) var memory: HeapMemory
+  @exclusivity(unchecked) private(set) var header: HeapHeader
+  @exclusivity(unchecked) private(set) var table: PageTable
   private let segments = PageTableSegments()
   private var watchedPages: Int
 

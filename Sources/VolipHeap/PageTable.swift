@@ -46,7 +46,11 @@ struct PageEntry: Equatable {
   }
 
   fileprivate static func check(_ first: UInt64, _ second: UInt64, page: Int) -> UInt64 {
-    cvp_mix(cvp_mix(first ^ UInt64(page) << 8) ^ second) >> 48
+    // Three odd multipliers, then the high bits: 16 of them are as good as the best hash's.
+    let sum =
+      first &* 0x9E37_79B9_7F4A_7C15 ^ second &* 0xC2B2_AE3D_27D4_EB4F
+      ^ UInt64(page) &* 0x1656_67B1_9E37_79F9
+    return ((sum ^ sum >> 32) &* 0x9FB2_1C65_1E98_DF25) >> 48
   }
 }
 

@@ -16,7 +16,7 @@ import CVolipPersistence
 
 extension Heap {
   private static func check(_ page: Int, _ sizeClass: Int) -> UInt32 {
-    UInt32(truncatingIfNeeded: cvp_mix(UInt64(page) << 8 | UInt64(sizeClass)))
+    UInt32(truncatingIfNeeded: ((UInt64(page) << 8 | UInt64(sizeClass)) &* 0x9E37_79B9_7F4A_7C15) >> 32)
   }
 
   private func slabs(_ sizeClass: Int) -> PageList {
@@ -138,23 +138,29 @@ extension Heap {
     }
     memory.store(memory.load(wordOffset, as: UInt64.self) | bit, wordOffset)
     setFreeBlocks(slab, slab.freeBlocks + 1)
+    let list = slabs(slab.sizeClass)
     if slab.freeBlocks == 0 {
-      try slabs(slab.sizeClass).push(
+      try giveDisplacedSlab(list.first, slab.sizeClass)
+      try list.push(
         slab.page,
         PageEntry(kind: .slab, sizeClass: UInt8(slab.sizeClass), length: shape.pages))
-    }
-    // Not either or: the slabs of one class hold a single block.
-    if slab.freeBlocks + 1 == shape.blocks {
-      try giveEmptySlab(slab, shape)
+    } else if slab.freeBlocks + 1 == shape.blocks, list.first != slab.page {
+      try giveSlab(slab, shape)
     }
   }
 
-  /// An empty slab goes back to the page runs, unless it is the only one of its class: a block that
-  /// is taken and given again and again would make and unmake it each time.
-  private func giveEmptySlab(_ slab: Slab, _ shape: SizeClass.Shape) throws(PoolError) {
-    let entry = try table[slab.page]
-    guard entry.previous != 0 || entry.next != 0 else { return }
-    try slabs(slab.sizeClass).remove(slab.page, entry)
+  /// An empty slab goes back to the page runs, unless it is the first of its list: a block that is
+  /// taken and given again and again would make and unmake it each time. When another slab takes
+  /// that place it goes too, so that a class keeps one empty slab at most.
+  private func giveDisplacedSlab(_ page: Int, _ sizeClass: Int) throws(PoolError) {
+    guard page != 0 else { return }
+    let first = try slab(page, sizeClass: sizeClass)
+    let shape = SizeClass.shapes[sizeClass]
+    if first.freeBlocks == shape.blocks { try giveSlab(first, shape) }
+  }
+
+  private func giveSlab(_ slab: Slab, _ shape: SizeClass.Shape) throws(PoolError) {
+    try slabs(slab.sizeClass).remove(slab.page, try table[slab.page])
     for page in slab.page..<slab.page + shape.pages {
       table.set(page, PageEntry(kind: .interior))
     }

@@ -19,8 +19,7 @@
 /// needs no section, and sees the uncommitted writes of one: use the application's own locks, taken
 /// before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
-  /// Nil once closed. Written by `close` alone, while no other thread uses the handle.
-  private var openHeap: Heap?
+  let heap: Heap
   /// First address of the pool's memory, the same in every process and for ever.
   public let base: UnsafeRawPointer
   /// The kind of tracker that finds the writes.
@@ -29,7 +28,7 @@ public final class Pool: @unchecked Sendable {
   public let persistencePath: PersistencePath
 
   private init(_ engine: PoolEngine) throws(PoolError) {
-    openHeap = try Heap(engine)
+    heap = try Heap(engine)
     base = UnsafeRawPointer(engine.base)
     tracker = engine.trackerKind
     persistencePath = engine.persistencePath
@@ -37,21 +36,11 @@ public final class Pool: @unchecked Sendable {
 
   /// Aborts a section that this thread still has open, then closes.
   deinit {
-    guard let engine = openHeap?.engine else { return }
     engine.abandonSection()
     try? engine.close()
   }
 
-  var heap: Heap {
-    get throws(PoolError) {
-      guard let openHeap else { throw .closed }
-      return openHeap
-    }
-  }
-
-  private var engine: PoolEngine {
-    get throws(PoolError) { try heap.engine }
-  }
+  private var engine: PoolEngine { heap.engine }
 
   // MARK: Create, open, close
 
@@ -120,9 +109,6 @@ public final class Pool: @unchecked Sendable {
   /// - Throws: `.nestedSection` inside a section; what a checkpoint throws, and then the pool is
   ///   closed all the same: the log has what the image lacks.
   public func close() throws(PoolError) {
-    let engine = try engine
-    guard !engine.isInSection else { throw .nestedSection }
-    defer { openHeap = nil }
     try engine.close()
   }
 
@@ -141,7 +127,7 @@ public final class Pool: @unchecked Sendable {
       result = try body(&section)
     } catch {
       // A body that ended the section itself, by pabort, leaves nothing to abort.
-      if try engine.isInSection { try pabort() }
+      if engine.isInSection { try pabort() }
       throw error
     }
     try pend()
@@ -216,7 +202,8 @@ public final class Pool: @unchecked Sendable {
 
   /// Bytes that may be used at a block's address, at least those asked for.
   public func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
-    try heap.usableBytes(address)
+    try engine.requireOpen()
+    return try heap.usableBytes(address)
   }
 
   /// Announces that a system call will write to pool memory. Needed with the `write-protect`
@@ -249,7 +236,12 @@ public final class Pool: @unchecked Sendable {
   /// Walks all heap metadata, every block, and the roots. Takes no section: call it while nothing
   /// is written. Of a closed pool the report says so.
   public func checkHeap() -> HeapReport {
-    openHeap?.check() ?? HeapReport(problem: "the pool is closed")
+    do throws(PoolError) {
+      try engine.requireOpen()
+    } catch {
+      return HeapReport(problem: "\(error)")
+    }
+    return heap.check()
   }
 }
 

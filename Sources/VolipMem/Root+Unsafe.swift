@@ -27,6 +27,7 @@ extension Pool {
   public func root<T: BitwiseCopyable>(
     _ name: String, as type: T.Type
   ) throws(PoolError) -> UnsafeMutablePointer<T>? {
+    try heap.engine.requireOpen()
     guard let root = try heap.root(name) else { return nil }
     let expected = layoutFingerprint(T.self)
     guard root.fingerprint == expected, root.byteCount == MemoryLayout<T>.size else {
@@ -37,7 +38,8 @@ extension Pool {
 
   /// Names, layouts and sizes of all roots.
   public func roots() throws(PoolError) -> [Root] {
-    try heap.roots()
+    try heap.engine.requireOpen()
+    return try heap.roots()
   }
 
   /// Frees a root's own value and its name.

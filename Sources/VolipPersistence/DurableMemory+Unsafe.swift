@@ -46,6 +46,7 @@ public final class DurableMemory {
   public let byteCount: Int
   public let path: PersistencePath
   public private(set) var counters = PersistenceCounters()
+  private var isMapped = true
   /// Runs of bytes that the next fence makes durable; msync path only.
   private var unsynced: [Range<Int>] = []
 
@@ -84,6 +85,13 @@ public final class DurableMemory {
   }
 
   deinit {
+    unmap()
+  }
+
+  /// Gives the mapping back before the last reference goes. Nothing may use it any more.
+  public func unmap() {
+    guard isMapped else { return }
+    isMapped = false
     pmem_unmap(base, byteCount)
   }
 

@@ -21,6 +21,7 @@ public final class PoolFile {
   public let repairedCopy: Int?
   private let lockPage: UnsafeMutableRawPointer
   private var isPublished = true
+  private var isLocked = true
 
   /// Takes over the lock of `locked`, which the caller closes.
   private init(
@@ -47,6 +48,13 @@ public final class PoolFile {
   }
 
   deinit {
+    unlock()
+  }
+
+  /// Lets others open the pool, before the last reference goes. Nothing may use the file any more.
+  public func unlock() {
+    guard isLocked else { return }
+    isLocked = false
     close(descriptor)
     munmap(lockPage, Int(PoolGeometry.pageBytes))
   }

@@ -20,6 +20,7 @@ public final class PageMapScanTracker: Tracker {
   /// Regions that one scan call reports; a scan goes on where it stopped.
   private static let regionCapacity = 4096
   private var watched = 0
+  private var isStopped = false
   private var faultsAtEnd: UInt64 = 0
 
   public init(_ workingCopy: WorkingCopy) throws(PoolError) {
@@ -45,7 +46,13 @@ public final class PageMapScanTracker: Tracker {
   }
 
   deinit {
+    stop()
     regions.deallocate()
+  }
+
+  public func stop() {
+    guard !isStopped else { return }
+    isStopped = true
     cvw_trap_region_destroy(guardRegion)
     close(pageMap)
     close(protection)

@@ -52,6 +52,9 @@ public protocol Tracker: AnyObject {
   /// Announces that a system call will write to these pages.
   func willWrite(_ pages: Range<Int>) throws(PoolError)
 
+  /// Stops watching for good, before the working copy is unmapped.
+  func stop()
+
   /// False when certainly nothing was written since `settle` to a page that was armed then.
   func mayHaveStrayWrites() -> Bool
 }

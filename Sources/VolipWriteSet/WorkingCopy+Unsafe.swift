@@ -21,6 +21,7 @@ public struct ImageView {
 public final class WorkingCopy {
   public let base: UnsafeMutableRawPointer
   public private(set) var pageCount: Int
+  private var isMapped = true
   static let pageBytes = DurableMemory.pageBytes
 
   private init(base: UnsafeMutableRawPointer, pageCount: Int) {
@@ -77,6 +78,13 @@ public final class WorkingCopy {
   }
 
   deinit {
+    unmap()
+  }
+
+  /// Gives the addresses back before the last reference goes. Nothing may use them any more.
+  public func unmap() {
+    guard isMapped else { return }
+    isMapped = false
     munmap(base, pageCount * Self.pageBytes)
   }
 

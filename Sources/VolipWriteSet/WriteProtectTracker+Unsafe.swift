@@ -13,6 +13,7 @@ public final class WriteProtectTracker: Tracker {
   private let workingCopy: WorkingCopy
   private let region: OpaquePointer
   private var watched = 0
+  private var isStopped = false
 
   public init(_ workingCopy: WorkingCopy) throws(PoolError) {
     self.workingCopy = workingCopy
@@ -26,6 +27,12 @@ public final class WriteProtectTracker: Tracker {
   }
 
   deinit {
+    stop()
+  }
+
+  public func stop() {
+    guard !isStopped else { return }
+    isStopped = true
     cvw_trap_region_destroy(region)
   }
 

@@ -101,7 +101,12 @@ struct cvw_thread_section {
   void *owner;
   uint64_t depth;
 };
-struct cvw_thread_section *cvw_thread_section(void);
+/// One load of the thread's base register: asked for by every allocation.
+extern _Thread_local struct cvw_thread_section cvw_this_thread
+    __attribute__((tls_model("initial-exec")));
+static inline struct cvw_thread_section *cvw_thread_section(void) {
+  return &cvw_this_thread;
+}
 
 /// Calls `abandon(owner)` on a thread that ends, by return, exit or cancellation, inside a section.
 /// Given once for each process; returns 0 or an errno.

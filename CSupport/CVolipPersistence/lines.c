@@ -39,9 +39,17 @@ __attribute__((constructor)) static void choose_variant(void) {
 
 // Difference
 
-static uint64_t difference_scalar(const uint64_t *page, const uint64_t *image) {
+static inline void prefetch_line(struct cvp_page_pair next, unsigned line) {
+  __builtin_prefetch((const char *)next.page + line * 64, 0, 3);
+  __builtin_prefetch((const char *)next.image + line * 64, 0, 3);
+}
+
+static uint64_t difference_scalar(struct cvp_page_pair pair, struct cvp_page_pair next) {
+  const uint64_t *page = pair.page;
+  const uint64_t *image = pair.image;
   uint64_t mask = 0;
   for (unsigned line = 0; line < 64; line++) {
+    prefetch_line(next, line);
     uint64_t any = 0;
     for (unsigned word = 0; word < 8; word++)
       any |= page[line * 8 + word] ^ image[line * 8 + word];
@@ -50,12 +58,13 @@ static uint64_t difference_scalar(const uint64_t *page, const uint64_t *image) {
   return mask;
 }
 
-__attribute__((target("avx2"))) static uint64_t difference_avx2(const uint8_t *page,
-                                                                const uint8_t *image) {
+__attribute__((target("avx2"))) static uint64_t difference_avx2(struct cvp_page_pair pair,
+                                                                struct cvp_page_pair next) {
   uint64_t mask = 0;
   for (unsigned line = 0; line < 64; line++) {
-    const __m256i *p = (const __m256i *)(page + line * 64);
-    const __m256i *q = (const __m256i *)(image + line * 64);
+    prefetch_line(next, line);
+    const __m256i *p = (const __m256i *)((const char *)pair.page + line * 64);
+    const __m256i *q = (const __m256i *)((const char *)pair.image + line * 64);
     __m256i low = _mm256_xor_si256(_mm256_load_si256(p), _mm256_load_si256(q));
     __m256i high = _mm256_xor_si256(_mm256_load_si256(p + 1), _mm256_load_si256(q + 1));
     __m256i any = _mm256_or_si256(low, high);
@@ -65,37 +74,31 @@ __attribute__((target("avx2"))) static uint64_t difference_avx2(const uint8_t *p
 }
 
 __attribute__((target("avx512f,avx512bw,avx512vl"))) static uint64_t
-difference_avx512(const uint8_t *page, const uint8_t *image) {
+difference_avx512(struct cvp_page_pair pair, struct cvp_page_pair next) {
   uint64_t mask = 0;
   for (unsigned line = 0; line < 64; line++) {
-    __m512i p = _mm512_load_si512(page + line * 64);
-    __m512i q = _mm512_load_si512(image + line * 64);
+    prefetch_line(next, line);
+    __m512i p = _mm512_load_si512((const char *)pair.page + line * 64);
+    __m512i q = _mm512_load_si512((const char *)pair.image + line * 64);
     mask |= (uint64_t)(_mm512_cmpneq_epi64_mask(p, q) != 0) << line;
   }
   return mask;
 }
 
-uint64_t cvp_page_difference_variant(enum cvp_variant variant, const void *page,
-                                     const void *image) {
+uint64_t cvp_page_difference_variant(enum cvp_variant variant, struct cvp_page_pair pair,
+                                     struct cvp_page_pair next) {
   switch (variant) {
   case CVP_AVX512:
-    return difference_avx512(page, image);
+    return difference_avx512(pair, next);
   case CVP_AVX2:
-    return difference_avx2(page, image);
+    return difference_avx2(pair, next);
   default:
-    return difference_scalar(page, image);
+    return difference_scalar(pair, next);
   }
 }
 
-uint64_t cvp_page_difference(const void *page, const void *image) {
-  return cvp_page_difference_variant(chosen_variant, page, image);
-}
-
-void cvp_page_prefetch(const void *page, const void *image) {
-  for (unsigned line = 0; line < 64; line++) {
-    __builtin_prefetch((const char *)page + line * 64, 0, 3);
-    __builtin_prefetch((const char *)image + line * 64, 0, 3);
-  }
+uint64_t cvp_page_difference(struct cvp_page_pair pair, struct cvp_page_pair next) {
+  return cvp_page_difference_variant(chosen_variant, pair, next);
 }
 
 // Seal

@@ -8,9 +8,9 @@
 //
 // Who may touch what: every stored property below `gate` is read and written only by the thread
 // that holds the gate: the section's thread from pstart to pend, a thread inside checkpoint, grow
-// or close. The gate is the only lock; nothing is called under it that could wait for another
-// thread. Application locks are taken before pstart and released after pend, or inside sections
-// (rule 6).
+// or close; so they need no run-time check of exclusive access. The gate is the only lock; nothing
+// is called under it that could wait for another thread. Application locks are taken before pstart
+// and released after pend, or inside sections (rule 6).
 
 import CVolipPersistence
 import CVolipWriteSet
@@ -52,23 +52,23 @@ public final class PoolEngine: @unchecked Sendable {
 
   private let gate: UnsafeMutablePointer<pthread_mutex_t>
   /// One byte that reads 1 here and 0 in a forked child.
-  private let parentMark: UnsafeMutablePointer<UInt8>
+  @usableFromInline let parentMark: UnsafeMutablePointer<UInt8>
 
   let file: PoolFile
-  var memory: DurableMemory
+  @exclusivity(unchecked) var memory: DurableMemory
   let workingCopy: WorkingCopy
   let options: EngineOptions
-  var image: ImageView
-  var imageOffset: Int
-  var tracker: any Tracker
-  var writeSet: WriteSet
-  var retention: Retention
-  var blocks: ImageBlocks
-  var redoLog: RedoLog
-  var state = State.ready
-  private var isDoomed = false
-  private var watchedPages = 0
-  private var statistics = SectionStatistics()
+  @exclusivity(unchecked) var image: ImageView
+  @exclusivity(unchecked) var imageOffset: Int
+  @exclusivity(unchecked) var tracker: any Tracker
+  @exclusivity(unchecked) var writeSet: WriteSet
+  @exclusivity(unchecked) var retention: Retention
+  @exclusivity(unchecked) var blocks: ImageBlocks
+  @exclusivity(unchecked) var redoLog: RedoLog
+  @exclusivity(unchecked) var state = State.ready
+  @exclusivity(unchecked) private var isDoomed = false
+  @exclusivity(unchecked) private var watchedPages = 0
+  @exclusivity(unchecked) private var statistics = SectionStatistics()
 
   /// Recovers a locked pool file and maps its working copy. No page may be written before `watch`.
   public init(_ file: PoolFile, options: EngineOptions) throws(PoolError) {
@@ -165,7 +165,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   /// Whether the calling thread has a section of this pool open. A forked child has none, though it
   /// inherits its thread's note of one.
-  @inline(__always)
+  @inlinable @inline(__always)
   public var isInSection: Bool {
     let section = cvw_thread_section()!
     return section.pointee.depth > 0 && section.pointee.owner == opaqueSelf
@@ -179,7 +179,7 @@ public final class PoolEngine: @unchecked Sendable {
     guard isInSection else { throw .noSection }
   }
 
-  private var opaqueSelf: UnsafeMutableRawPointer {
+  @inlinable var opaqueSelf: UnsafeMutableRawPointer {
     Unmanaged.passUnretained(self).toOpaque()
   }
 
@@ -365,7 +365,7 @@ public final class PoolEngine: @unchecked Sendable {
     try writeSet.forEachRun(gapPagesMax: 0, where: { !writeSet.isRetained($0) }) {
       (pages) throws(PoolError) in
       for page in pages {
-        let mask = workingCopy.difference(page: page, from: image)
+        let mask = workingCopy.difference(page: page, next: page, from: image)
         guard mask != 0 else { continue }
         let line = UInt64(page * 64 + mask.trailingZeroBitCount)
         stray = stray ?? PoolOffset(bytes: line * UInt64(DurableMemory.lineBytes))

@@ -11,6 +11,7 @@
 
 public final class Heap {
   public let engine: PoolEngine
+  let shapes = SizeClassShapes.shared
   @exclusivity(unchecked) private(set) var memory: HeapMemory
   @exclusivity(unchecked) private(set) var header: HeapHeader
   @exclusivity(unchecked) private(set) var table: PageTable
@@ -211,7 +212,7 @@ public final class Heap {
       guard block(at: offset, in: slab) != nil else {
         throw .notAllocated(offset: UInt64(offset))
       }
-      return SizeClass.sizes[slab.sizeClass]
+      return shapes[slab.sizeClass].blockBytes
     case .large(_, let entry):
       return entry.length << 12
     }

@@ -16,7 +16,8 @@ import CVolipPersistence
 
 extension Heap {
   private static func check(_ page: Int, _ sizeClass: Int) -> UInt32 {
-    UInt32(truncatingIfNeeded: ((UInt64(page) << 8 | UInt64(sizeClass)) &* 0x9E37_79B9_7F4A_7C15) >> 32)
+    UInt32(
+      truncatingIfNeeded: ((UInt64(page) << 8 | UInt64(sizeClass)) &* 0x9E37_79B9_7F4A_7C15) >> 32)
   }
 
   private func slabs(_ sizeClass: Int) -> PageList {
@@ -27,14 +28,14 @@ extension Heap {
   struct Slab {
     let page: Int
     let sizeClass: Int
-    var freeBlocks: Int
+    let freeBlocks: Int
     var offset: Int { page << 12 }
   }
 
   @inline(__always)
   func slab(_ page: Int, sizeClass: Int) throws(PoolError) -> Slab {
     guard sizeClass < SizeClass.count, page > 0, page < table.pageLimit,
-      SizeClass.shapes[sizeClass].pages <= header.highWater - page
+      shapes[sizeClass].pages <= header.highWater - page
     else {
       throw .damagedHeap(offset: UInt64(page) << 12, reason: "slab index")
     }
@@ -43,14 +44,17 @@ extension Heap {
     let freeBlocks = Int(stored >> 48)
     guard UInt32(truncatingIfNeeded: stored) == Self.check(page, sizeClass),
       Int(stored >> 32 & 0xFFFF) == sizeClass,
-      freeBlocks <= SizeClass.shapes[sizeClass].blocks
+      freeBlocks <= shapes[sizeClass].blocks
     else { throw .damagedHeap(offset: UInt64(offset), reason: "slab header") }
     return Slab(page: page, sizeClass: sizeClass, freeBlocks: freeBlocks)
   }
 
   @inline(__always)
   private func setFreeBlocks(_ slab: Slab, _ freeBlocks: Int) {
-    memory.store(UInt16(truncatingIfNeeded: freeBlocks), slab.offset + 6)
+    // The whole word, as it is read: a load that is wider than the store before it would wait.
+    memory.store(
+      UInt64(Self.check(slab.page, slab.sizeClass)) | UInt64(slab.sizeClass) << 32
+        | UInt64(freeBlocks) << 48, slab.offset)
   }
 
   /// Takes a block; returns its offset.
@@ -73,7 +77,7 @@ extension Heap {
         PageEntry(kind: .slab, sizeClass: UInt8(sizeClass), length: entry.length))
     }
     return slab.offset + SizeClass.slabHeaderBytes
-      + block * SizeClass.shapes[sizeClass].blockBytes
+      + block * shapes[sizeClass].blockBytes
   }
 
   /// Clears the lowest free bit that names a block.
@@ -83,7 +87,7 @@ extension Heap {
       let bits = memory.load(slab.offset + 8 + word * 8, as: UInt64.self)
       guard bits != 0 else { continue }
       let block = word * 64 + bits.trailingZeroBitCount
-      guard block < SizeClass.shapes[slab.sizeClass].blocks else { return nil }
+      guard block < shapes[slab.sizeClass].blocks else { return nil }
       memory.store(bits & (bits - 1), slab.offset + 8 + word * 8)
       return block
     }
@@ -91,7 +95,7 @@ extension Heap {
   }
 
   private func makeSlab(_ sizeClass: Int) throws(PoolError) -> Int {
-    let shape = SizeClass.shapes[sizeClass]
+    let shape = shapes[sizeClass]
     let page = try takeRun(shape.pages)
     for distance in 1..<max(shape.pages, 1) {
       table.set(page + distance, PageEntry(kind: .slabInterior, length: distance))
@@ -116,7 +120,7 @@ extension Heap {
   /// Where a block is in its slab, or nil when no allocated block begins at `offset`.
   @inline(__always)
   func block(at offset: Int, in slab: Slab) -> (wordOffset: Int, bit: UInt64)? {
-    let shape = SizeClass.shapes[slab.sizeClass]
+    let shape = shapes[slab.sizeClass]
     let inside = offset - slab.offset - SizeClass.slabHeaderBytes
     guard inside >= 0 else { return nil }
     let index = shape.index(inside)
@@ -132,7 +136,7 @@ extension Heap {
     guard let (wordOffset, bit) = block(at: offset, in: slab) else {
       throw .notAllocated(offset: UInt64(offset))
     }
-    let shape = SizeClass.shapes[slab.sizeClass]
+    let shape = shapes[slab.sizeClass]
     guard slab.freeBlocks < shape.blocks else {
       throw .damagedHeap(offset: UInt64(slab.offset), reason: "free block count")
     }
@@ -155,7 +159,7 @@ extension Heap {
   private func giveDisplacedSlab(_ page: Int, _ sizeClass: Int) throws(PoolError) {
     guard page != 0 else { return }
     let first = try slab(page, sizeClass: sizeClass)
-    let shape = SizeClass.shapes[sizeClass]
+    let shape = shapes[sizeClass]
     if first.freeBlocks == shape.blocks { try giveSlab(first, shape) }
   }
 

@@ -120,16 +120,18 @@ public final class WorkingCopy {
     UnsafeRawPointer(base + Int(index) * DurableMemory.lineBytes)
   }
 
-  /// Which lines of a page differ from the image: bit i for line i.
+  /// Which lines of a page differ from the image: bit i for line i. `next` is the page that will be
+  /// asked for after this one; its lines are loaded meanwhile.
   @inline(__always)
-  public func difference(page: Int, from image: ImageView) -> UInt64 {
-    // SAFETY: both mappings have pageCount whole pages.
-    cvp_page_difference(base + page * Self.pageBytes, image.base + page * Self.pageBytes)
+  public func difference(page: Int, next: Int, from image: ImageView) -> UInt64 {
+    cvp_page_difference(pair(page, image), pair(next, image))
   }
 
   @inline(__always)
-  func prefetch(page: Int, _ image: ImageView) {
-    cvp_page_prefetch(base + page * Self.pageBytes, image.base + page * Self.pageBytes)
+  private func pair(_ page: Int, _ image: ImageView) -> cvp_page_pair {
+    // SAFETY: both mappings have pageCount whole pages.
+    cvp_page_pair(
+      page: base + page * Self.pageBytes, image: image.base + page * Self.pageBytes)
   }
 
   /// Gives private pages back, so that the next access finds the image: rollback for written pages

@@ -7,10 +7,10 @@
 import CVolipPersistence
 
 public final class WriteSet {
-  public private(set) var pageCount = 0
+  @exclusivity(unchecked) public private(set) var pageCount = 0
   /// Changed lines and the extents that name them, counted by `compare`.
-  public private(set) var lineCount = 0
-  public private(set) var extentCount = 0
+  @exclusivity(unchecked) public private(set) var lineCount = 0
+  @exclusivity(unchecked) public private(set) var extentCount = 0
   let pages: ReservedArray<UInt32>
   let changedLines: ReservedArray<UInt64>
   let retained: ReservedArray<Bool>
@@ -53,14 +53,13 @@ public final class WriteSet {
   @inline(__always)
   public func hasChanges(_ index: Int) -> Bool { changedLines[index] != 0 }
 
-  /// Compares every page with its image. Loads of the next page start before the comparison of
-  /// this one.
+  /// Compares every page with its image.
   public func compare(_ workingCopy: WorkingCopy, with image: ImageView) {
     lineCount = 0
     extentCount = 0
     for index in 0..<pageCount {
-      if index + 1 < pageCount { workingCopy.prefetch(page: page(index + 1), image) }
-      let mask = workingCopy.difference(page: page(index), from: image)
+      let next = page(min(index + 1, pageCount - 1))
+      let mask = workingCopy.difference(page: page(index), next: next, from: image)
       changedLines[index] = mask
       lineCount += mask.nonzeroBitCount
     }

@@ -71,8 +71,9 @@ final class Lines {
         }
         if isSame { expected &= ~(1 << UInt64(line)) }  // the same bit was flipped twice
       }
+      let pair = cvp_page_pair(page: page.base, image: image.base)
       for variant in variants {
-        #expect(cvp_page_difference_variant(variant, page.base, image.base) == expected)
+        #expect(cvp_page_difference_variant(variant, pair, pair) == expected)
       }
     }
   }

@@ -26,13 +26,18 @@ enum cvp_variant {
 /// The widest variant that this processor and its operating system can run.
 enum cvp_variant cvp_variant_widest(void);
 
-/// A mask of the 64-byte lines in which two pages of 4,096 bytes differ: bit i for line i.
-/// Both pages are aligned to 64 bytes.
-uint64_t cvp_page_difference(const void *page, const void *image);
-uint64_t cvp_page_difference_variant(enum cvp_variant variant, const void *page, const void *image);
+/// A page and its image, 4,096 bytes each, aligned to 64.
+struct cvp_page_pair {
+  const void *page;
+  const void *image;
+};
 
-/// Asks the processor for the lines of two pages before cvp_page_difference reads them.
-void cvp_page_prefetch(const void *page, const void *image);
+/// A mask of the 64-byte lines in which a page differs from its image: bit i for line i. The lines
+/// of `next` are asked for meanwhile, one for each that is compared, so that the comparison of many
+/// pages goes at the speed of memory.
+uint64_t cvp_page_difference(struct cvp_page_pair pair, struct cvp_page_pair next);
+uint64_t cvp_page_difference_variant(enum cvp_variant variant, struct cvp_page_pair pair,
+                                     struct cvp_page_pair next);
 
 /// The running state of a seal: eight lanes, one for each 8-byte word of a line.
 struct cvp_seal {

@@ -100,11 +100,11 @@ int cvw_scan_protect(int pagemap, uint64_t start, uint64_t end) {
 // The kernel's own `walk_end` is not to be used: where it reports more than 512 regions it goes on
 // by itself to the end and leaves the address of its first stop there (seen in Linux 6.18). A scan
 // that filled `regions` goes on behind the last one; any other saw the whole range.
-long cvw_scan_written(int pagemap, uint64_t start, uint64_t end, struct cvw_page_region *regions,
-                      size_t capacity, uint64_t *walked) {
+long cvw_scan_written(int pagemap, uint64_t start, uint64_t end, bool protect,
+                      struct cvw_page_region *regions, size_t capacity, uint64_t *walked) {
   struct scan_argument argument = {
       .size = sizeof argument,
-      .flags = SCAN_CHECK_ASYNC_PROTECTION,
+      .flags = SCAN_CHECK_ASYNC_PROTECTION | (protect ? SCAN_WRITE_PROTECT_MATCHING : 0),
       .start = start,
       .end = end,
       .vec = (uint64_t)regions,

@@ -24,10 +24,15 @@ extension PoolEngine {
   /// comes later is found by the next section.
   private func collect() throws(PoolError) {
     do throws(PoolError) {
-      try tracker.takeWritten(into: writeSet)
-      retention.decide(writeSet)
-      try writeSet.forEachRun(
-        gapPagesMax: tracker.gapPagesMax, where: { !writeSet.isRetained($0) }, tracker.arm)
+      if retention.isIdle {
+        try tracker.takeWrittenAndArm(into: writeSet)
+        writeSet.retainNone()
+      } else {
+        try tracker.takeWritten(into: writeSet)
+        retention.decide(writeSet)
+        try writeSet.forEachRun(
+          gapPagesMax: tracker.gapPagesMax, where: { !writeSet.isRetained($0) }, tracker.arm)
+      }
     } catch {
       throw poison(error, "write set not collected")
     }

@@ -32,19 +32,30 @@ public final class Retention {
   /// Ticks of one trap and the arming after it; 0 switches retention off.
   public let trapTicks: Double
   /// Ticks of one comparison, measured in each commit, averaged.
-  private(set) var comparisonTicks: Double = 0
+  @exclusivity(unchecked) private(set) var comparisonTicks: Double = 0
   private let history: ReservedArray<PageHistory>
   /// Starts two above a page's initial history, so that no page seems to have been seen.
-  private var commit: UInt32 = 2
-  private var trials = [Double](repeating: 0, count: 4)
-  private var hits = [Double](repeating: 0, count: 4)
-  private var pending = [Double](repeating: 0, count: 4)
-  private var isWorthwhile = [false, false, false, false]
+  @exclusivity(unchecked) private var commit: UInt32 = 2
+  /// By streak. Vectors, because arrays would be allocated in every commit.
+  @exclusivity(unchecked) private var trials = SIMD4<Double>()
+  @exclusivity(unchecked) private var hits = SIMD4<Double>()
+  @exclusivity(unchecked) private var pending = SIMD4<Double>()
+  @exclusivity(unchecked) private var isWorthwhile = SIMDMask<SIMD4<Int64>>()
+  /// Pages that the last commit left writable.
+  @exclusivity(unchecked) private var retainedCount = 0
 
   public init(pageCapacity: Int, trapTicks: Double) throws(PoolError) {
     history = try ReservedArray(capacity: pageCapacity)
     self.trapTicks = trapTicks
   }
+
+  /// Whether `decide` could retain anything now, or has in the last commit.
+  public var isIdle: Bool { retainedCount == 0 && !any(isWorthwhile) }
+
+  /// While nothing is worth retaining, only some commits in a row are looked at: enough for a page
+  /// to get to the highest streak and to be seen changing once more. Looking at each would cost a
+  /// section of one update 5 %.
+  private var isObserving: Bool { !isIdle || commit % 32 < 6 }
 
   /// Decides for each page of a new write set, before it is compared.
   public func decide(_ writeSet: WriteSet) {
@@ -73,15 +84,17 @@ public final class Retention {
   /// Notes that every page of a write set was armed after all.
   public func forget(_ writeSet: WriteSet) {
     for index in 0..<writeSet.pageCount { history[writeSet.page(index)].isRetained = false }
+    retainedCount = 0
   }
 
   /// Learns from a compared write set. `ticks` is what the comparison of all its pages took.
   public func learn(_ writeSet: WriteSet, ticks: UInt64) {
     defer { commit &+= 1 }
-    guard trapTicks > 0, writeSet.pageCount > 0 else { return }
+    guard trapTicks > 0, writeSet.pageCount > 0, isObserving else { return }
     let each = Double(ticks) / Double(writeSet.pageCount)
     comparisonTicks = comparisonTicks == 0 ? each : comparisonTicks * 0.9 + each * 0.1
-    var seen = [Double](repeating: 0, count: 4)
+    var seen = SIMD4<Double>()
+    retainedCount = 0
     for index in 0..<writeSet.pageCount {
       let number = writeSet.page(index)
       var page = history[number]
@@ -96,6 +109,7 @@ public final class Retention {
       }
       page.commit = commit
       page.isRetained = writeSet.retained[index]
+      retainedCount += page.isRetained ? 1 : 0
       history[number] = page
       seen[Int(page.streak)] += 1
     }
@@ -103,7 +117,7 @@ public final class Retention {
   }
 
   /// Outcomes of the pages seen now are known after the next commit.
-  private func judge(_ seen: [Double]) {
+  private func judge(_ seen: SIMD4<Double>) {
     for streak in 0..<4 {
       trials[streak] += pending[streak]
       pending[streak] = seen[streak]

@@ -42,6 +42,9 @@ public protocol Tracker: AnyObject {
   /// order.
   func takeWritten(into writeSet: WriteSet) throws(PoolError)
 
+  /// As `takeWritten`, and arms every page that it reports: for sections that retain nothing.
+  func takeWrittenAndArm(into writeSet: WriteSet) throws(PoolError)
+
   /// Takes write permission away again. Armed pages may be armed again.
   func arm(_ pages: Range<Int>) throws(PoolError)
 

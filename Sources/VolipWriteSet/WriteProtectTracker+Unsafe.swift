@@ -67,6 +67,11 @@ public final class WriteProtectTracker: Tracker {
     for page in pages { writeSet.append(page: Int(page)) }
   }
 
+  public func takeWrittenAndArm(into writeSet: WriteSet) throws(PoolError) {
+    try takeWritten(into: writeSet)
+    try writeSet.forEachRun(gapPagesMax: gapPagesMax, where: { _ in true }, arm)
+  }
+
   public func arm(_ pages: Range<Int>) throws(PoolError) {
     do throws(PoolError) {
       try workingCopy.makeReadOnly(pages)

@@ -58,9 +58,13 @@ final class TrackedPages {
   }
 
   /// Ends a section; returns what the tracker says.
-  func take() throws -> Set<Int> {
+  func take(arming: Bool = false) throws -> Set<Int> {
     tracker.sectionClosed()
-    try tracker.takeWritten(into: writeSet)
+    if arming {
+      try tracker.takeWrittenAndArm(into: writeSet)
+    } else {
+      try tracker.takeWritten(into: writeSet)
+    }
     let pages = (0..<writeSet.pageCount).map { writeSet.page($0) }
     #expect(pages == pages.sorted())
     #expect(Set(pages).count == pages.count)
@@ -101,11 +105,18 @@ final class TrackedPages {
       DispatchQueue.concurrentPerform(iterations: threads) { thread in
         for offset in plans[thread] { bytes[offset] &+= 1 }
       }
-      let found = try pages.take()
+      let arming = retained.isEmpty && Bool.random(using: &generator)
+      let found = try pages.take(arming: arming)
       missed += pages.changedPages.subtracting(found).count
       extra += found.subtracting(written).subtracting(retained).count
-      retained = found.filter { _ in Int.random(in: 0..<3, using: &generator) == 0 }
-      try pages.rearm(retaining: retained)
+      retained = found.filter { _ in !arming && Int.random(in: 0..<3, using: &generator) == 0 }
+      if arming {
+        pages.writeSet.retainNone()
+        pages.tracker.settle(pages.writeSet)
+      } else {
+        if Bool.random(using: &generator) { retained = [] }
+        try pages.rearm(retaining: retained)
+      }
       if Int.random(in: 0..<4, using: &generator) == 0 {
         try dropSome(pages, &retained, &generator)
       }
@@ -139,6 +150,8 @@ final class TrackedPages {
     for page in written { pages.bytes[page * 4096] = 1 }
     #expect(try pages.take() == written)
     #expect(pages.writeSet.pageCount == 10_000)
+    #expect(try pages.take(arming: true) == written)
+    #expect(try pages.take().isEmpty)
   }
 
   @Test func pageMapScanSeesTheWritesOfSystemCalls() throws {

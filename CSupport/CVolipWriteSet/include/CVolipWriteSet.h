@@ -28,10 +28,10 @@ int cvw_async_protection_register(void *address, size_t byte_count);
 int cvw_scan_protect(int pagemap, uint64_t start, uint64_t end);
 
 /// Writes up to `capacity` regions of pages of [start, end) that were written since they were last
-/// protected. Returns their number or a negative errno; *walked is where the scan stopped, `end`
-/// if all of it was seen.
-long cvw_scan_written(int pagemap, uint64_t start, uint64_t end, struct cvw_page_region *regions,
-                      size_t capacity, uint64_t *walked);
+/// protected, and with `protect` protects those again in the same walk. Returns their number or a
+/// negative errno; *walked is where the scan stopped, `end` if all of it was seen.
+long cvw_scan_written(int pagemap, uint64_t start, uint64_t end, bool protect,
+                      struct cvw_page_region *regions, size_t capacity, uint64_t *walked);
 
 /// Page faults that this process has taken so far: when the number has not changed, none of its
 /// threads wrote to a protected page. (Major ones too: the first write to a protected page that was

@@ -178,10 +178,14 @@ public final class Heap {
   func find(_ offset: Int) throws(PoolError) -> Block {
     let page = offset >> 12
     guard page > 0, page < header.highWater else { throw .notAllocated(offset: UInt64(offset)) }
+    if let sizeClass = table.slabClass(page) { return .small(try slab(page, sizeClass: sizeClass)) }
+    return try findBesideSlabs(offset, page)
+  }
+
+  @inline(never)
+  private func findBesideSlabs(_ offset: Int, _ page: Int) throws(PoolError) -> Block {
     let entry = try table[page]
     switch entry.kind {
-    case .slab:
-      return .small(try slab(page, sizeClass: Int(entry.sizeClass)))
     case .slabInterior:
       guard entry.length < page else { throw damage(page, "distance to the slab") }
       let head = page - entry.length

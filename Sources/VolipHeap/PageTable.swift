@@ -66,6 +66,9 @@ struct PageTable {
   private(set) var segments: PageTableSegments.List
   /// Pages that the segments describe.
   private(set) var pageLimit: Int
+  /// The first segment again: its pages, and where its table begins.
+  private var firstSegmentPages = 0
+  private var firstTableByte = 0
 
   /// Reads the segments from a header whose own line was checked, into memory that outlives the
   /// table. An older table in the same memory is not to be used any more.
@@ -93,6 +96,8 @@ struct PageTable {
     guard pageLimit == header.pageLimit else {
       throw .damagedHeap(offset: 16, reason: "page limit differs from the page tables")
     }
+    firstSegmentPages = segments[0].pageCount
+    firstTableByte = segments[0].tablePage * 4096
   }
 
   static func tablePages(_ pageCount: Int) -> Int {
@@ -117,11 +122,33 @@ struct PageTable {
 
   @inline(__always)
   private func entryOffset(_ page: Int) -> Int {
+    // Nearly every pool never grew: one comparison instead of a search.
+    if UInt(bitPattern: page) < UInt(bitPattern: firstSegmentPages) {
+      return firstTableByte + page * PageEntry.byteCount
+    }
+    return laterEntryOffset(page)
+  }
+
+  @inline(never)
+  private func laterEntryOffset(_ page: Int) -> Int {
     precondition(page >= 0 && page < pageLimit)
     var index = 0
     while page >= segments[index].firstPage + segments[index].pageCount { index += 1 }
     let segment = segments[index]
     return segment.tablePage * 4096 + (page - segment.firstPage) * PageEntry.byteCount
+  }
+
+  /// The size class of a slab that begins at a page, or nil: the quick look that most frees need.
+  @inline(__always)
+  func slabClass(_ page: Int) -> Int? {
+    guard page >= 0, page < pageLimit else { return nil }
+    let offset = entryOffset(page)
+    let first = memory.load(offset, as: UInt64.self)
+    let second = memory.load(offset + 8, as: UInt64.self)
+    guard UInt8(truncatingIfNeeded: first) == PageKind.slab.rawValue,
+      first >> 16 & 0xFFFF == PageEntry.check(first & ~0xFFFF_0000, second, page: page)
+    else { return nil }
+    return Int(first >> 8 & 0xFF)
   }
 
   /// The entry of a page below the limit. Every list link in it is below the limit too.

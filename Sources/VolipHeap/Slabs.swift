@@ -58,6 +58,7 @@ extension Heap {
   }
 
   /// Takes a block; returns its offset.
+  @inline(__always)
   func takeBlock(_ sizeClass: Int) throws(PoolError) -> Int {
     let list = slabs(sizeClass)
     var first = list.first
@@ -94,6 +95,7 @@ extension Heap {
     return nil
   }
 
+  @inline(never)
   private func makeSlab(_ sizeClass: Int) throws(PoolError) -> Int {
     let shape = shapes[sizeClass]
     let page = try takeRun(shape.pages)
@@ -132,6 +134,7 @@ extension Heap {
   }
 
   /// Gives a block back.
+  @inline(__always)
   func giveBlock(_ offset: Int, _ slab: Slab) throws(PoolError) {
     guard let (wordOffset, bit) = block(at: offset, in: slab) else {
       throw .notAllocated(offset: UInt64(offset))

@@ -37,6 +37,8 @@ public struct Superblock: Equatable, Sendable {
   /// Incompatible features that this library knows: none yet.
   public static let knownFeatures: UInt64 = 0
 
+  /// Features of newer libraries that may be ignored; kept as they are.
+  public var compatibleFeatures: UInt64 = 0
   public var incompatibleFeatures: UInt64 = 0
   public var poolIdentity: UInt64
   public var geometry: PoolGeometry
@@ -52,7 +54,8 @@ public struct Superblock: Equatable, Sendable {
 
   private var words: [UInt64] {
     [
-      Self.magic, UInt64(Self.version) | UInt64(Self.byteCount) << 32, 0, incompatibleFeatures,
+      Self.magic, UInt64(Self.version) | UInt64(Self.byteCount) << 32,
+      compatibleFeatures, incompatibleFeatures,
       poolIdentity, geometry.baseAddress, geometry.fileBytes, geometry.logOffset,
       geometry.logBytes, geometry.logBytesMax, geometry.imageOffset, geometry.imageBytes,
       sequence, generation, appliedLsn, logTail,
@@ -88,6 +91,7 @@ public struct Superblock: Equatable, Sendable {
       logBytesMax: words[9], imageOffset: words[10], imageBytes: words[11])
     if let reason = geometry.contradiction { throw .geometry(reason) }
     var superblock = Superblock(poolIdentity: words[4], geometry: geometry)
+    superblock.compatibleFeatures = words[2]
     superblock.incompatibleFeatures = words[3]
     superblock.sequence = words[12]
     superblock.generation = words[13]

@@ -114,4 +114,13 @@ import Testing
       try Superblock.decode(superblock.encoded)
     }
   }
+
+  /// They were written back as zero by every superblock update.
+  @Test func compatibleFeaturesOfANewerLibraryAreKept() throws {
+    var geometry = try PoolGeometry(fileBytes: 1 << 20, logBytes: nil, logBytesMax: nil)
+    geometry.baseAddress = AddressMap.poolRange.lowerBound
+    var superblock = Superblock(poolIdentity: 1, geometry: geometry)
+    superblock.compatibleFeatures = 0x8000_0000_0000_0001
+    #expect(try Superblock.decode(superblock.encoded) == superblock)
+  }
 }

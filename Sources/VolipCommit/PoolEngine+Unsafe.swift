@@ -161,7 +161,6 @@ public final class PoolEngine: @unchecked Sendable {
   public var superblock: Superblock { file.superblock }
   public var trackerKind: TrackerKind { tracker.kind }
   public var persistencePath: PersistencePath { memory.path }
-  public var path: String { file.path }
 
   /// Whether the calling thread has a section of this pool open. A forked child has none, though it
   /// inherits its thread's note of one.

@@ -13,7 +13,6 @@ import CVolipPersistence
 
 struct RecoverySummary: Equatable {
   var recordCount = 0
-  var replayedBytes: UInt64 = 0
 }
 
 struct Recovery {
@@ -33,10 +32,7 @@ struct Recovery {
 
   func run() throws(PoolError) -> RecoverySummary {
     var summary = RecoverySummary()
-    let live = scan { record in
-      summary.recordCount += 1
-      summary.replayedBytes += UInt64(record.header.recordBytes)
-    }
+    let live = scan { _ in summary.recordCount += 1 }
     try judge(beyond: live.end, lastLsn: live.lastLsn)
     if summary.recordCount > 0 { try replay(live) }
     var next = superblock

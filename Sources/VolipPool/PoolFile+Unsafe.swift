@@ -17,15 +17,13 @@ public final class PoolFile {
   /// Private, close-on-exec; holds no lock.
   public let descriptor: Int32
   public private(set) var superblock: Superblock
-  /// A note for the caller when one superblock copy was damaged and the other is used.
-  public let repairedCopy: Int?
   private let lockPage: UnsafeMutableRawPointer
   private var isPublished = true
   private var isLocked = true
 
   /// Takes over the lock of `locked`, which the caller closes.
   private init(
-    path: String, locked: Int32, superblock: Superblock, repairedCopy: Int?
+    path: String, locked: Int32, superblock: Superblock
   ) throws(PoolError) {
     let pageBytes = Int(PoolGeometry.pageBytes)
     let mapped = mmap(nil, pageBytes, PROT_READ, MAP_SHARED, locked, 0)
@@ -44,7 +42,6 @@ public final class PoolFile {
     lockPage = mapped
     self.path = path
     self.superblock = superblock
-    self.repairedCopy = repairedCopy
   }
 
   deinit {
@@ -79,8 +76,7 @@ public final class PoolFile {
     do throws(PoolError) {
       try lock(made, path: path)
       let file = try PoolFile(
-        path: path, locked: made, superblock: try fill(made, path: path, geometry: geometry),
-        repairedCopy: nil)
+        path: path, locked: made, superblock: try fill(made, path: path, geometry: geometry))
       file.isPublished = isNamed
       return file
     } catch {
@@ -154,7 +150,7 @@ public final class PoolFile {
       throw try tooShort(locked, path: path, actualBytes: actualBytes)
     }
     try lock(locked, path: path)
-    let (superblock, repairedCopy) = try readSuperblock(locked, path: path)
+    let superblock = try readSuperblock(locked, path: path)
     guard superblock.geometry.fileBytes <= actualBytes else {
       throw .truncated(
         path: path, expectedBytes: superblock.geometry.fileBytes, actualBytes: actualBytes)
@@ -163,7 +159,7 @@ public final class PoolFile {
     let geometry = superblock.geometry
     try allocate(locked, geometry.logOffset..<geometry.logOffset + geometry.logBytes, path: path)
     return try PoolFile(
-      path: path, locked: locked, superblock: superblock, repairedCopy: repairedCopy)
+      path: path, locked: locked, superblock: superblock)
   }
 
   private static func lock(_ descriptor: Int32, path: String) throws(PoolError) {
@@ -228,13 +224,13 @@ public final class PoolFile {
   /// The newer whole copy; its twin may be older or damaged.
   private static func readSuperblock(
     _ descriptor: Int32, path: String
-  ) throws(PoolError) -> (Superblock, repairedCopy: Int?) {
-    var whole: [(copy: Int, superblock: Superblock)] = []
+  ) throws(PoolError) -> Superblock {
+    var whole: [Superblock] = []
     var refusals: [(copy: Int, refusal: Superblock.Refusal)] = []
     for (copy, offset) in Superblock.copyOffsets.enumerated() {
       let words = try readWords(descriptor, at: offset)
       do throws(Superblock.Refusal) {
-        whole.append((copy, try Superblock.decode(words)))
+        whole.append(try Superblock.decode(words))
       } catch {
         refusals.append((copy, error))
       }
@@ -246,9 +242,7 @@ public final class PoolFile {
         throw .unknownFeatures(path: path, fileOffset: offset, bits: bits)
       }
     }
-    if let best = whole.max(by: { $0.superblock.sequence < $1.superblock.sequence }) {
-      return (best.superblock, refusals.first?.copy)
-    }
+    if let newer = whole.max(by: { $0.sequence < $1.sequence }) { return newer }
     throw refusalError(refusals, path: path)
   }
 

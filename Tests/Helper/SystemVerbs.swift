@@ -5,7 +5,7 @@ import VolipMem
 
 // MARK: Disk
 
-/// Mounts a small tmpfs over a directory, for this process alone.
+/// Mounts a small tmpfs over a directory, for this process alone; says so where it may not.
 func mountSmallFileSystem(_ directory: String, byteCount: Int) -> Bool {
   let unshare = function("unshare", as: (@convention(c) (Int32) -> Int32).self)
   typealias Mount =
@@ -16,17 +16,18 @@ func mountSmallFileSystem(_ directory: String, byteCount: Int) -> Bool {
   let newMounts: Int32 = 0x20000  // CLONE_NEWNS
   let privateBelow: UInt = 0x4000 | 0x40000  // MS_REC | MS_PRIVATE
   guard unshare(newMounts) == 0, mount("none", "/", "none", privateBelow, nil) == 0 else {
+    say("skipped: no mounts of its own, errno \(errno)")
     return false
   }
-  return "size=\(byteCount)".withCString { mount("tmpfs", directory, "tmpfs", 0, $0) == 0 }
+  let isMounted = "size=\(byteCount)".withCString { mount("tmpfs", directory, "tmpfs", 0, $0) == 0 }
+  if !isMounted { say("skipped: no mount, errno \(errno)") }
+  return isMounted
 }
 
 /// Fills a file system of 8 MiB with a pool, and tries to create another.
 func diskFull(_ arguments: [String]) throws {
   let directory = arguments[0]
-  guard mountSmallFileSystem(directory, byteCount: 8 << 20) else {
-    return say("skipped: no mount, errno \(errno)")
-  }
+  guard mountSmallFileSystem(directory, byteCount: 8 << 20) else { return }
   let path = "\(directory)/a.pool"
   let pool = try Pool.create(path, byteCount: 64 << 20)
   let kept = try pool.section { _ in

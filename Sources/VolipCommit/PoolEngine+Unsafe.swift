@@ -166,8 +166,8 @@ public final class PoolEngine: @unchecked Sendable {
   /// inherits its thread's note of one.
   @inlinable @inline(__always)
   public var isInSection: Bool {
-    let section = cvw_thread_section()!
-    return section.pointee.depth > 0 && section.pointee.owner == opaqueSelf
+    // Asked for by each allocation: the owner alone says it, and plain words compare in one step.
+    UInt(bitPattern: cvw_thread_section()!.pointee.owner) == UInt(bitPattern: opaqueSelf)
       && parentMark.pointee == 1
   }
 

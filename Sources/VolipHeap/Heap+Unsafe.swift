@@ -8,8 +8,17 @@ extension Heap {
   /// content. Zero bytes get a block of their own too.
   ///
   /// - Throws: `.poolFull`, `.noSection`, `.damagedHeap`.
+  @inlinable @inline(__always)
   public func allocate(
     byteCount: Int, alignment: Int = 16
+  ) throws(PoolError) -> UnsafeMutableRawPointer {
+    if alignment == 16, let block = takeOrdinary(byteCount: byteCount) { return block }
+    return try takeAddress(byteCount: byteCount, alignment: alignment)
+  }
+
+  @usableFromInline
+  func takeAddress(
+    byteCount: Int, alignment: Int
   ) throws(PoolError) -> UnsafeMutableRawPointer {
     memory.address(try take(byteCount: byteCount, alignment: alignment))
   }
@@ -18,7 +27,14 @@ extension Heap {
   /// this one is durable, because sections are exclusive (rule 9).
   ///
   /// - Throws: `.notAllocated` for anything but the start of an allocated block.
+  @inlinable @inline(__always)
   public func deallocate(_ address: UnsafeRawPointer) throws(PoolError) {
+    if giveOrdinary(address) { return }
+    try giveAddress(address)
+  }
+
+  @usableFromInline
+  func giveAddress(_ address: UnsafeRawPointer) throws(PoolError) {
     try give(try offset(address))
   }
 

@@ -21,6 +21,7 @@ struct HeapHeader {
   static let magic: UInt64 = 0x5041_4548_494C_4F56  // "VOLIHEAP", little-endian
   static let version: UInt64 = 1
   static let pageTablesMax = 16
+  static let highWaterByte = 24
   static let pageTablesByte = 64
   static let runBinsByte = 320
   static let runBinCount = 32

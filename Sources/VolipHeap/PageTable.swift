@@ -93,7 +93,7 @@ struct PageTable {
       segments.append(segment)
       pageLimit += segment.pageCount
     }
-    guard pageLimit == header.pageLimit else {
+    guard pageLimit == header.pageLimit, pageLimit <= memory.byteCount >> 12 else {
       throw .damagedHeap(offset: 16, reason: "page limit differs from the page tables")
     }
     firstSegmentPages = segments[0].pageCount
@@ -129,6 +129,13 @@ struct PageTable {
     return laterEntryOffset(page)
   }
 
+  /// The offset of the entry of a page of the first segment, or nil for any other page.
+  @inline(__always)
+  func firstSegmentEntry(_ page: Int) -> Int? {
+    guard UInt(bitPattern: page) < UInt(bitPattern: firstSegmentPages) else { return nil }
+    return firstTableByte &+ page &* PageEntry.byteCount
+  }
+
   @inline(never)
   private func laterEntryOffset(_ page: Int) -> Int {
     precondition(page >= 0 && page < pageLimit)
@@ -143,8 +150,14 @@ struct PageTable {
   func slabClass(_ page: Int) -> Int? {
     guard page >= 0, page < pageLimit else { return nil }
     let offset = entryOffset(page)
-    let first = memory.load(offset, as: UInt64.self)
-    let second = memory.load(offset + 8, as: UInt64.self)
+    return slabClass(
+      page, first: memory.load(offset, as: UInt64.self),
+      second: memory.load(offset + 8, as: UInt64.self))
+  }
+
+  /// The same from the two words of the page's entry.
+  @inline(__always)
+  func slabClass(_ page: Int, first: UInt64, second: UInt64) -> Int? {
     guard UInt8(truncatingIfNeeded: first) == PageKind.slab.rawValue,
       first >> 16 & 0xFFFF == PageEntry.check(first & ~0xFFFF_0000, second, page: page)
     else { return nil }

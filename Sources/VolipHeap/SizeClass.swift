@@ -2,6 +2,8 @@
 enum SizeClass {
   /// Bytes of a slab's header: one line, so that blocks are aligned as well as their size allows.
   static let slabHeaderBytes = 64
+  /// Where in the header the bitmap is.
+  static let bitmapByte = 8
   /// Blocks that a slab's bitmap can name.
   static let blocksMax = 256
   /// Requests beyond it get whole pages.

@@ -15,9 +15,16 @@
 import CVolipPersistence
 
 extension Heap {
-  private static func check(_ page: Int, _ sizeClass: Int) -> UInt32 {
-    UInt32(
-      truncatingIfNeeded: ((UInt64(page) << 8 | UInt64(sizeClass)) &* 0x9E37_79B9_7F4A_7C15) >> 32)
+  /// All of a slab header's first word but the free blocks.
+  static let slabHeaderMask: UInt64 = 0xFFFF_FFFF_FFFF
+
+  /// The first word of a slab's header but for its upper 16 bits, the free blocks. Both numbers are
+  /// those of a page and a class that exist.
+  @inline(__always)
+  static func slabHeader(_ page: Int, _ sizeClass: Int) -> UInt64 {
+    let page = UInt64(truncatingIfNeeded: page)
+    let sizeClass = UInt64(truncatingIfNeeded: sizeClass)
+    return ((page << 8 | sizeClass) &* 0x9E37_79B9_7F4A_7C15) >> 32 | sizeClass << 32
   }
 
   private func slabs(_ sizeClass: Int) -> PageList {
@@ -42,8 +49,7 @@ extension Heap {
     let offset = page << 12
     let stored = memory.load(offset, as: UInt64.self)
     let freeBlocks = Int(stored >> 48)
-    guard UInt32(truncatingIfNeeded: stored) == Self.check(page, sizeClass),
-      Int(stored >> 32 & 0xFFFF) == sizeClass,
+    guard stored & Self.slabHeaderMask == Self.slabHeader(page, sizeClass),
       freeBlocks <= shapes[sizeClass].blocks
     else { throw .damagedHeap(offset: UInt64(offset), reason: "slab header") }
     return Slab(page: page, sizeClass: sizeClass, freeBlocks: freeBlocks)
@@ -53,8 +59,7 @@ extension Heap {
   private func setFreeBlocks(_ slab: Slab, _ freeBlocks: Int) {
     // The whole word, as it is read: a load that is wider than the store before it would wait.
     memory.store(
-      UInt64(Self.check(slab.page, slab.sizeClass)) | UInt64(slab.sizeClass) << 32
-        | UInt64(freeBlocks) << 48, slab.offset)
+      Self.slabHeader(slab.page, slab.sizeClass) | UInt64(freeBlocks) << 48, slab.offset)
   }
 
   /// Takes a block; returns its offset.
@@ -105,9 +110,7 @@ extension Heap {
     try slabs(sizeClass).push(
       page, PageEntry(kind: .slab, sizeClass: UInt8(sizeClass), length: shape.pages))
     let offset = page << 12
-    memory.store(
-      UInt64(Self.check(page, sizeClass)) | UInt64(sizeClass) << 32 | UInt64(shape.blocks) << 48,
-      offset)
+    memory.store(Self.slabHeader(page, sizeClass) | UInt64(shape.blocks) << 48, offset)
     for word in 0..<4 {
       let blocks = min(max(shape.blocks - word * 64, 0), 64)
       let bits: UInt64 = blocks == 64 ? .max : (1 << UInt64(blocks)) - 1

@@ -19,7 +19,7 @@
 /// needs no section, and sees the uncommitted writes of one: use the application's own locks, taken
 /// before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
-  let heap: Heap
+  @usableFromInline let heap: Heap
   /// First address of the pool's memory, the same in every process and for ever.
   public let base: UnsafeRawPointer
   /// The kind of tracker that finds the writes.
@@ -167,6 +167,7 @@ public final class Pool: @unchecked Sendable {
   ///   - byteCount: bytes; zero gets an address of its own.
   ///   - alignment: a power of two up to 4,096.
   /// - Throws: `.poolFull`, `.noSection`, `.damagedHeap`.
+  @inlinable @inline(__always)
   public func allocate(
     byteCount: Int, alignment: Int = 16
   ) throws(PoolError) -> UnsafeMutableRawPointer {
@@ -188,6 +189,7 @@ public final class Pool: @unchecked Sendable {
   /// Frees a block; needs an open section on this thread.
   ///
   /// - Throws: `.notAllocated` for anything but the start of an allocated block.
+  @inlinable @inline(__always)
   public func deallocate(_ address: UnsafeRawPointer) throws(PoolError) {
     try heap.deallocate(address)
   }

@@ -96,7 +96,8 @@ int cvw_trap_handler_install(void);
 
 // Sections and threads
 
-/// The section state of the calling thread: how deep it is nested and in which pool's handle.
+/// The section state of the calling thread: how deep it is nested and in which pool's handle. The
+/// owner is null exactly while the depth is 0.
 struct cvw_thread_section {
   void *owner;
   uint64_t depth;

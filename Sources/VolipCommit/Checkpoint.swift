@@ -10,17 +10,19 @@ extension PoolEngine {
   /// Applies the log for good. Every live record's update has ended: commit and checkpoint run
   /// under the same gate.
   func checkpoint() throws(PoolError) {
+    let redoLog = parts.redoLog
     guard !redoLog.isEmpty else { return }
     var next = file.superblock
     next.appliedLsn = redoLog.lastLsn
     next.logTail = redoLog.head
-    try writeBack(next)
+    try writeBack(next, through: parts.memory)
     redoLog.removeAll()
   }
 
   /// Lets the empty log go on at its start, larger if a record of `recordBytes` needs it: then any
   /// record fits that fits at all.
   func restartLog(for recordBytes: UInt64) throws(PoolError) {
+    let redoLog = parts.redoLog
     precondition(redoLog.isEmpty)
     var next = file.superblock
     var bytes = next.geometry.logBytes
@@ -34,8 +36,8 @@ extension PoolEngine {
     }
     // Positions stand for other places in a log of another size: go on at the start of a lap.
     next.logTail = (redoLog.head + bytes - 1) / bytes * bytes
-    try writeBack(next)
-    redoLog = RedoLog(file.superblock, memory: memory)
+    try writeBack(next, through: parts.memory)
+    redoLog.restart(file.superblock)
   }
 
   /// Makes the pool larger (rule 20). The image grows at the end of the file; nothing refers to the
@@ -52,16 +54,20 @@ extension PoolEngine {
     try file.extend(to: next.geometry.fileBytes)
     try workingCopy.remap(descriptor: file.descriptor, geometry: next.geometry)
     do throws(PoolError) {
-      memory = try DurableMemory.map(descriptor: file.descriptor, forced: memory.path)
-      try writeBack(next)
-      try rebuild()
+      let memory = try DurableMemory.map(
+        descriptor: file.descriptor, forced: parts.memory.path)
+      try writeBack(next, through: memory)
+      try rebuild(memory)
     } catch {
       throw poison(error, "growth not finished")
     }
   }
 
   /// Flushes what the live records name, then writes both superblock copies.
-  private func writeBack(_ next: Superblock) throws(PoolError) {
+  private func writeBack(
+    _ next: Superblock, through memory: DurableMemory
+  ) throws(PoolError) {
+    let (redoLog, imageOffset) = (parts.redoLog, parts.imageOffset)
     var next = next
     next.sequence += 1
     do throws(PoolError) {

@@ -12,17 +12,18 @@
 extension PoolEngine {
   /// Commits the open section's writes. After an error the section is rolled back, unless the error
   /// says otherwise (rule 13).
-  func commit() throws(PoolError) {
-    try collect()
-    guard writeSet.lineCount > 0 else { return }
-    let position = try prepare()
-    let record = try log(at: position)
-    update(record, to: memory, imageOffset: imageOffset)
+  func commit(_ parts: EngineParts) throws(PoolError) {
+    try collect(parts)
+    guard parts.writeSet.lineCount > 0 else { return }
+    let position = try prepare(parts)
+    let record = try log(parts, at: position)
+    update(record, to: parts.memory, imageOffset: parts.imageOffset)
   }
 
   /// Step 1: the written pages, armed again unless they are retained, then compared: a write that
   /// comes later is found by the next section.
-  private func collect() throws(PoolError) {
+  private func collect(_ parts: EngineParts) throws(PoolError) {
+    let (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
     do throws(PoolError) {
       if retention.isIdle {
         try tracker.takeWrittenAndArm(into: writeSet)
@@ -37,28 +38,30 @@ extension PoolEngine {
       throw poison(error, "write set not collected")
     }
     let start = ticks()
-    writeSet.compare(workingCopy, with: image)
+    writeSet.compare(workingCopy, with: parts.image)
     retention.learn(writeSet, ticks: ticks() - start)
   }
 
   /// Step 2: file blocks for the lines and room in the log. Nothing is sealed before both are had.
-  private func prepare() throws(PoolError) -> UInt64 {
+  private func prepare(_ parts: EngineParts) throws(PoolError) -> UInt64 {
+    let writeSet = parts.writeSet
     do throws(PoolError) {
-      try blocks.allocate(writeSet)
+      try parts.blocks.allocate(writeSet)
       return try reserve(
+        parts,
         recordBytes: RecordHeader.recordBytes(
           extentCount: writeSet.extentCount, lineCount: writeSet.lineCount))
     } catch {
-      try rollBack()
+      try rollBack(parts)
       throw error
     }
   }
 
   /// Step 3: the record, past the cache, and the one fence.
-  private func log(at position: UInt64) throws(PoolError) -> LogRecord {
-    let record = redoLog.append(writeSet, workingCopy, at: position)
+  private func log(_ parts: EngineParts, at position: UInt64) throws(PoolError) -> LogRecord {
+    let record = parts.redoLog.append(parts.writeSet, workingCopy, at: position)
     do throws(PoolError) {
-      try memory.fence()
+      try parts.memory.fence()
     } catch {
       state = .poisoned("the log could not be flushed")
       guard case .system(_, let errorNumber) = error else { throw error }
@@ -68,7 +71,8 @@ extension PoolEngine {
   }
 
   /// Room for a record: as the log is, after a checkpoint, or at the start of an empty log.
-  private func reserve(recordBytes: Int) throws(PoolError) -> UInt64 {
+  private func reserve(_ parts: EngineParts, recordBytes: Int) throws(PoolError) -> UInt64 {
+    let redoLog = parts.redoLog
     if let position = redoLog.reserve(recordBytes: recordBytes) { return position }
     let most = file.superblock.geometry.logBytesMax
     guard UInt64(recordBytes) <= most else {
@@ -85,10 +89,11 @@ extension PoolEngine {
 
   /// Puts the pages of the write set back to their image. Private copies are dropped; the pages are
   /// armed before and, because dropping takes the protection with it, after.
-  func rollBack() throws(PoolError) {
+  func rollBack(_ parts: EngineParts) throws(PoolError) {
+    let (tracker, writeSet) = (parts.tracker, parts.writeSet)
     do throws(PoolError) {
       writeSet.retainNone()
-      retention.forget(writeSet)
+      parts.retention.forget(writeSet)
       let all: (Int) -> Bool = { _ in true }
       try writeSet.forEachRun(gapPagesMax: tracker.gapPagesMax, where: all, tracker.arm)
       try writeSet.forEachRun(gapPagesMax: 0, where: all, workingCopy.drop)

@@ -55,16 +55,9 @@ public final class PoolEngine: @unchecked Sendable {
   @usableFromInline let parentMark: UnsafeMutablePointer<UInt8>
 
   let file: PoolFile
-  @exclusivity(unchecked) var memory: DurableMemory
   let workingCopy: WorkingCopy
   let options: EngineOptions
-  @exclusivity(unchecked) var image: ImageView
-  @exclusivity(unchecked) var imageOffset: Int
-  @exclusivity(unchecked) var tracker: any Tracker
-  @exclusivity(unchecked) var writeSet: WriteSet
-  @exclusivity(unchecked) var retention: Retention
-  @exclusivity(unchecked) var blocks: ImageBlocks
-  @exclusivity(unchecked) var redoLog: RedoLog
+  @exclusivity(unchecked) var parts: EngineParts
   @exclusivity(unchecked) var state = State.ready
   @exclusivity(unchecked) private var isDoomed = false
   @exclusivity(unchecked) private var watchedPages = 0
@@ -76,28 +69,25 @@ public final class PoolEngine: @unchecked Sendable {
     defer { cvw_cancellation_restore(previous) }
     self.options = options
     self.file = file
-    memory = try DurableMemory.map(
+    let memory = try DurableMemory.map(
       descriptor: file.descriptor, forced: options.persistencePath ?? PersistencePath.forced)
     workingCopy = try WorkingCopy.map(
       descriptor: file.descriptor, geometry: file.superblock.geometry)
-    let parts = try Parts(file, memory, workingCopy, options)
-    (image, imageOffset) = (parts.image, parts.imageOffset)
-    (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
-    (blocks, redoLog) = (parts.blocks, parts.redoLog)
+    parts = try EngineParts(file, memory, workingCopy, options)
     gate = .allocate(capacity: 1)
     pthread_mutex_init(gate, nil)
     parentMark = try Self.makeParentMark()
     threadExitIsWatched
     // Last: everything else that an open needs is there, so that one that fails changed nothing.
     statistics.replayed = try Recovery(file, memory).run().recordCount
-    redoLog = RedoLog(file.superblock, memory: memory)
+    parts.redoLog.restart(file.superblock)
   }
 
   deinit {
     if parentMark.pointee != 1 {
       // A forked child has none of the mappings, and something else may stand there by now.
       _ = Unmanaged.passRetained(file)
-      _ = Unmanaged.passRetained(memory)
+      _ = Unmanaged.passRetained(parts.memory)
       _ = Unmanaged.passRetained(workingCopy)
     }
     munmap(parentMark, DurableMemory.pageBytes)
@@ -105,40 +95,10 @@ public final class PoolEngine: @unchecked Sendable {
     gate.deallocate()
   }
 
-  /// What depends on the size of the image and is made again when it grows.
-  private struct Parts {
-    let image: ImageView
-    let imageOffset: Int
-    let tracker: any Tracker
-    let writeSet: WriteSet
-    let retention: Retention
-    let blocks: ImageBlocks
-    let redoLog: RedoLog
-
-    init(
-      _ file: PoolFile, _ memory: DurableMemory, _ workingCopy: WorkingCopy,
-      _ options: EngineOptions
-    ) throws(PoolError) {
-      let geometry = file.superblock.geometry
-      imageOffset = Int(geometry.imageOffset)
-      image = ImageView(base: memory.address(imageOffset))
-      tracker = try chooseTracker(options.tracker, workingCopy)
-      writeSet = try WriteSet(pageCapacity: workingCopy.pageCount)
-      retention = try Retention(
-        pageCapacity: workingCopy.pageCount,
-        trapTicks: options.retention ? trapTicks(tracker.kind) : 0)
-      blocks = try ImageBlocks(file)
-      redoLog = RedoLog(file.superblock, memory: memory)
-    }
-  }
-
   /// After growth: everything that has an entry for each page.
-  func rebuild() throws(PoolError) {
-    let parts = try Parts(file, memory, workingCopy, options)
-    (image, imageOffset) = (parts.image, parts.imageOffset)
-    (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
-    (blocks, redoLog) = (parts.blocks, parts.redoLog)
-    try tracker.watch(upTo: watchedPages)
+  func rebuild(_ memory: DurableMemory) throws(PoolError) {
+    parts = try EngineParts(file, memory, workingCopy, options)
+    try parts.tracker.watch(upTo: watchedPages)
   }
 
   private static func makeParentMark() throws(PoolError) -> UnsafeMutablePointer<UInt8> {
@@ -159,8 +119,8 @@ public final class PoolEngine: @unchecked Sendable {
   public var base: UnsafeMutableRawPointer { workingCopy.base }
   public var pageCount: Int { workingCopy.pageCount }
   public var superblock: Superblock { file.superblock }
-  public var trackerKind: TrackerKind { tracker.kind }
-  public var persistencePath: PersistencePath { memory.path }
+  public var trackerKind: TrackerKind { parts.tracker.kind }
+  public var persistencePath: PersistencePath { parts.memory.path }
 
   /// Whether the calling thread has a section of this pool open. A forked child has none, though it
   /// inherits its thread's note of one.
@@ -185,7 +145,7 @@ public final class PoolEngine: @unchecked Sendable {
   public func currentStatistics() throws(PoolError) -> SectionStatistics {
     try withGate { () throws(PoolError) in
       var result = statistics
-      result.persistence = memory.counters
+      result.persistence = parts.memory.counters
       return result
     }
   }
@@ -252,6 +212,7 @@ public final class PoolEngine: @unchecked Sendable {
       return
     }
     try lock()
+    let tracker = parts.tracker
     do throws(PoolError) {
       if options.strayWriteCheck, tracker.mayHaveStrayWrites() {
         try withoutCancellation(putStrayWritesBack)
@@ -294,13 +255,14 @@ public final class PoolEngine: @unchecked Sendable {
       try endWithoutCommit()
       throw .sectionAborted
     }
-    tracker.sectionClosed()
-    defer { tracker.settle(writeSet) }
-    try commit()
-    count()
+    let parts = parts
+    parts.tracker.sectionClosed()
+    defer { parts.tracker.settle(parts.writeSet) }
+    try commit(parts)
+    count(parts.writeSet)
   }
 
-  private func count() {
+  private func count(_ writeSet: WriteSet) {
     statistics.committed += 1
     statistics.pages += writeSet.pageCount
     statistics.lines += writeSet.lineCount
@@ -316,7 +278,7 @@ public final class PoolEngine: @unchecked Sendable {
       leaveSection()
       throw error
     }
-    tracker.sectionOpened()
+    parts.tracker.sectionOpened()
   }
 
   /// pabort: rolls back. In a nested section the outermost `pend` does it and reports
@@ -334,15 +296,16 @@ public final class PoolEngine: @unchecked Sendable {
   }
 
   private func endWithoutCommit() throws(PoolError) {
-    tracker.sectionClosed()
-    defer { tracker.settle(writeSet) }
+    let parts = parts
+    parts.tracker.sectionClosed()
+    defer { parts.tracker.settle(parts.writeSet) }
     statistics.rolledBack += 1
     do throws(PoolError) {
-      try tracker.takeWritten(into: writeSet)
+      try parts.tracker.takeWritten(into: parts.writeSet)
     } catch {
       throw poison(error, "write set not collected")
     }
-    try rollBack()
+    try rollBack(parts)
   }
 
   /// Aborts the section of this thread, however deep, if it has one: a thread that ends inside its
@@ -356,6 +319,8 @@ public final class PoolEngine: @unchecked Sendable {
   /// Pages written since the last section: compared, put back, reported (rule 14). Retained pages
   /// are writable anyway and are left to the next section.
   private func putStrayWritesBack() throws(PoolError) {
+    let (tracker, writeSet) = (parts.tracker, parts.writeSet)
+    let (retention, image) = (parts.retention, parts.image)
     try tracker.takeWritten(into: writeSet)
     writeSet.markRetained { retention.isRetained(page: $0) }
     try writeSet.forEachRun(
@@ -398,9 +363,9 @@ public final class PoolEngine: @unchecked Sendable {
     // Where a hole cannot even be read on a full disk, its pages get their blocks now, as far as
     // they are about to be used: a large block stays sparse.
     if file.holesNeedBlocks, limit - watchedPages <= Self.blocksAheadPagesMax {
-      try blocks.allocate(pages: watchedPages..<limit)
+      try parts.blocks.allocate(pages: watchedPages..<limit)
     }
-    try tracker.watch(upTo: limit)
+    try parts.tracker.watch(upTo: limit)
     watchedPages = limit
   }
 
@@ -412,7 +377,7 @@ public final class PoolEngine: @unchecked Sendable {
     else { throw .invalidArgument("a range outside allocated pool memory") }
     guard byteCount > 0 else { return }
     let last = (offset + byteCount - 1) / DurableMemory.pageBytes
-    try tracker.willWrite(offset / DurableMemory.pageBytes..<last + 1)
+    try parts.tracker.willWrite(offset / DurableMemory.pageBytes..<last + 1)
   }
 
   // MARK: Whole pool
@@ -436,9 +401,9 @@ public final class PoolEngine: @unchecked Sendable {
     try withGate { () throws(PoolError) in
       defer {
         state = .closed
-        tracker.stop()
+        parts.tracker.stop()
         workingCopy.unmap()
-        memory.unmap()
+        parts.memory.unmap()
         file.unlock()
       }
       try checkpoint()
@@ -449,18 +414,6 @@ public final class PoolEngine: @unchecked Sendable {
   @inline(__always)
   public func requireOpen() throws(PoolError) {
     if state == .closed { throw .closed }
-  }
-}
-
-/// The tracker that was asked for, or the first that works here.
-private func chooseTracker(
-  _ kind: TrackerKind?, _ workingCopy: WorkingCopy
-) throws(PoolError) -> any Tracker {
-  if let kind { return try makeTracker(kind, workingCopy) }
-  do throws(PoolError) {
-    return try makeTracker(.pageMapScan, workingCopy)
-  } catch {
-    return try makeTracker(.writeProtect, workingCopy)
   }
 }
 

@@ -17,32 +17,39 @@
 
 import CVolipPersistence
 
+/// Under the gate, as the engine is: its properties need no run-time check of exclusive access.
 final class RedoLog {
   private let memory: DurableMemory
   private let offset: Int
-  let bytes: UInt64
   private let poolIdentity: UInt64
-  let generation: UInt64
-  private(set) var head: UInt64
-  private(set) var tail: UInt64
-  private(set) var lastLsn: UInt64
-  private var livePositions: [UInt64] = []
+  @exclusivity(unchecked) private(set) var bytes: UInt64 = 0
+  @exclusivity(unchecked) private(set) var generation: UInt64 = 0
+  @exclusivity(unchecked) private(set) var head: UInt64 = 0
+  @exclusivity(unchecked) private(set) var tail: UInt64 = 0
+  @exclusivity(unchecked) private(set) var lastLsn: UInt64 = 0
+  @exclusivity(unchecked) private var livePositions: [UInt64] = []
   /// Header line and extents of the record in hand, aligned to lines; grows to the largest.
-  private var staging: UnsafeMutableRawPointer
-  private var stagingBytes: Int
+  @exclusivity(unchecked) private var staging: UnsafeMutableRawPointer
+  @exclusivity(unchecked) private var stagingBytes: Int
 
   /// An empty log as `superblock` describes it.
   init(_ superblock: Superblock, memory: DurableMemory) {
     self.memory = memory
     offset = Int(superblock.geometry.logOffset)
-    bytes = superblock.geometry.logBytes
     poolIdentity = superblock.poolIdentity
+    stagingBytes = 1 << 16
+    staging = .allocate(byteCount: stagingBytes, alignment: 64)
+    restart(superblock)
+  }
+
+  /// Empty again, as `superblock` describes it by now.
+  func restart(_ superblock: Superblock) {
+    precondition(livePositions.isEmpty)
+    bytes = superblock.geometry.logBytes
     generation = superblock.generation
     head = superblock.logTail
     tail = superblock.logTail
     lastLsn = superblock.appliedLsn
-    stagingBytes = 1 << 16
-    staging = .allocate(byteCount: stagingBytes, alignment: 64)
   }
 
   deinit {

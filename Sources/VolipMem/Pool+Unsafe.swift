@@ -20,6 +20,7 @@
 /// before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
   @usableFromInline let heap: Heap
+  private let engine: PoolEngine
   /// First address of the pool's memory, the same in every process and for ever.
   public let base: UnsafeRawPointer
   /// The kind of tracker that finds the writes.
@@ -29,6 +30,7 @@ public final class Pool: @unchecked Sendable {
 
   private init(_ engine: PoolEngine) throws(PoolError) {
     heap = try Heap(engine)
+    self.engine = engine
     base = UnsafeRawPointer(engine.base)
     tracker = engine.trackerKind
     persistencePath = engine.persistencePath
@@ -39,8 +41,6 @@ public final class Pool: @unchecked Sendable {
     engine.abandonSection()
     try? engine.close()
   }
-
-  private var engine: PoolEngine { heap.engine }
 
   // MARK: Create, open, close
 

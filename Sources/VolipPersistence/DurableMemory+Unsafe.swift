@@ -45,10 +45,10 @@ public final class DurableMemory {
   public let base: UnsafeMutableRawPointer
   public let byteCount: Int
   public let path: PersistencePath
-  public private(set) var counters = PersistenceCounters()
-  private var isMapped = true
+  @exclusivity(unchecked) public private(set) var counters = PersistenceCounters()
+  @exclusivity(unchecked) private var isMapped = true
   /// Runs of bytes that the next fence makes durable; msync path only.
-  private var unsynced: [Range<Int>] = []
+  @exclusivity(unchecked) private var unsynced: [Range<Int>] = []
 
   /// Bytes of a cache line, the unit of comparison, logging and flushing.
   public static let lineBytes = Int(CVP_LINE_BYTES)

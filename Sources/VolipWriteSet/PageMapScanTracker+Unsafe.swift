@@ -19,9 +19,9 @@ public final class PageMapScanTracker: Tracker {
   private let regions: UnsafeMutablePointer<cvw_page_region>
   /// Regions that one scan call reports; a scan goes on where it stopped.
   private static let regionCapacity = 4096
-  private var watched = 0
+  @exclusivity(unchecked) private var watched = 0
   private var isStopped = false
-  private var faultsAtEnd: UInt64 = 0
+  @exclusivity(unchecked) private var faultsAtEnd: UInt64 = 0
 
   public init(_ workingCopy: WorkingCopy) throws(PoolError) {
     self.workingCopy = workingCopy

@@ -20,7 +20,7 @@ public struct ImageView {
 
 public final class WorkingCopy {
   public let base: UnsafeMutableRawPointer
-  public private(set) var pageCount: Int
+  @exclusivity(unchecked) public private(set) var pageCount: Int
   private var isMapped = true
   static let pageBytes = DurableMemory.pageBytes
 

@@ -12,7 +12,7 @@ public final class WriteProtectTracker: Tracker {
   public let gapPagesMax = 32
   private let workingCopy: WorkingCopy
   private let region: OpaquePointer
-  private var watched = 0
+  @exclusivity(unchecked) private var watched = 0
   private var isStopped = false
 
   public init(_ workingCopy: WorkingCopy) throws(PoolError) {

@@ -7,10 +7,13 @@
 import CVolipPersistence
 
 public final class WriteSet {
-  @exclusivity(unchecked) public private(set) var pageCount = 0
+  public var pageCount: Int { counts.pages }
   /// Changed lines and the extents that name them, counted by `compare`.
-  @exclusivity(unchecked) public private(set) var lineCount = 0
-  @exclusivity(unchecked) public private(set) var extentCount = 0
+  public var lineCount: Int { counts.lines }
+  public var extentCount: Int { counts.extents }
+  /// Not public: other modules would check exclusive access to a stored property at run time, nine
+  /// times in a commit, whatever is said here.
+  @exclusivity(unchecked) private var counts = (pages: 0, lines: 0, extents: 0)
   let pages: ReservedArray<UInt32>
   let changedLines: ReservedArray<UInt64>
   let retained: ReservedArray<Bool>
@@ -22,15 +25,13 @@ public final class WriteSet {
   }
 
   public func removeAll() {
-    pageCount = 0
-    lineCount = 0
-    extentCount = 0
+    counts = (0, 0, 0)
   }
 
   @inline(__always)
   func append(page: Int) {
-    pages[pageCount] = UInt32(truncatingIfNeeded: page)
-    pageCount += 1
+    pages[counts.pages] = UInt32(truncatingIfNeeded: page)
+    counts.pages += 1
   }
 
   @inline(__always)
@@ -55,15 +56,16 @@ public final class WriteSet {
 
   /// Compares every page with its image.
   public func compare(_ workingCopy: WorkingCopy, with image: ImageView) {
-    lineCount = 0
-    extentCount = 0
+    var lines = 0
     for index in 0..<pageCount {
       let next = page(min(index + 1, pageCount - 1))
       let mask = workingCopy.difference(page: page(index), next: next, from: image)
       changedLines[index] = mask
-      lineCount += mask.nonzeroBitCount
+      lines += mask.nonzeroBitCount
     }
-    forEachExtent { _ in extentCount += 1 }
+    var extents = 0
+    forEachExtent { _ in extents += 1 }
+    (counts.lines, counts.extents) = (lines, extents)
   }
 
   /// Calls `body` for each run of changed lines in ascending order.

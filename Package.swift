@@ -15,6 +15,7 @@ func core(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 let tests: [(String, [Target.Dependency])] = [
   ("VolipPersistenceTests", ["VolipPersistence", "CVolipPersistence"]),
   ("VolipPoolTests", ["VolipPool"]),
+  ("VolipMachineTests", ["VolipMachine", "CVolimem", "volip-test-helper"]),
   ("VolipWriteSetTests", ["VolipWriteSet", "CVolipWriteSet"]),
   ("VolipCommitTests", ["VolipCommit"]),
   ("VolipHeapTests", ["VolipHeap"]),
@@ -47,10 +48,13 @@ let package = Package(
       providers: [.apt(["libelf-dev"])]),
     cTarget("CVolipPersistence"),
     cTarget("CVolipWriteSet"),
+    .target(
+      name: "CVolimem", dependencies: ["CLibelf"], path: "CSupport/CVolimem", cSettings: cSettings),
 
     core("VolipPersistence", ["CLibpmem", "CVolipPersistence"]),
     core("VolipPool", ["VolipPersistence"]),
-    core("VolipWriteSet", ["VolipPool", "CVolipWriteSet"]),
+    core("VolipMachine", ["VolipPool", "CVolimem"]),
+    core("VolipWriteSet", ["VolipMachine", "CVolipWriteSet"]),
     core("VolipCommit", ["VolipWriteSet"]),
     core("VolipHeap", ["VolipCommit"]),
     core("VolipMem", ["VolipHeap"]),

@@ -31,8 +31,7 @@ extension PoolEngine {
       } else {
         try tracker.takeWritten(into: writeSet)
         retention.decide(writeSet)
-        try writeSet.forEachRun(
-          gapPagesMax: tracker.gapPagesMax, where: { !writeSet.isRetained($0) }, tracker.arm)
+        try tracker.arm(writeSet)
       }
     } catch {
       throw poison(error, "write set not collected")
@@ -94,10 +93,9 @@ extension PoolEngine {
     do throws(PoolError) {
       writeSet.retainNone()
       parts.retention.forget(writeSet)
-      let all: (Int) -> Bool = { _ in true }
-      try writeSet.forEachRun(gapPagesMax: tracker.gapPagesMax, where: all, tracker.arm)
-      try writeSet.forEachRun(gapPagesMax: 0, where: all, workingCopy.drop)
-      try writeSet.forEachRun(gapPagesMax: tracker.gapPagesMax, where: all, tracker.arm)
+      try tracker.arm(writeSet)
+      try writeSet.forEachRun(gapPagesMax: 0, where: { _ in true }, workingCopy.drop)
+      try tracker.arm(writeSet)
     } catch {
       throw poison(error, "section not rolled back")
     }

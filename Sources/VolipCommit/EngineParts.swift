@@ -37,6 +37,8 @@ private func chooseTracker(
   _ kind: TrackerKind?, _ workingCopy: WorkingCopy
 ) throws(PoolError) -> any Tracker {
   if let kind { return try makeTracker(kind, workingCopy) }
+  // In the guest there is no falling back: a tracker of the host would be a silent loss of speed.
+  if VirtualMachine.isEntered { return try makeTracker(.adaptive, workingCopy) }
   do throws(PoolError) {
     return try makeTracker(.pageMapScan, workingCopy)
   } catch {

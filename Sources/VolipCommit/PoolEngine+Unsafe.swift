@@ -97,6 +97,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   /// After growth: everything that has an entry for each page.
   func rebuild(_ memory: DurableMemory) throws(PoolError) {
+    parts.tracker.stop()  // before the new one takes the same addresses
     parts = try EngineParts(file, memory, workingCopy, options)
     try parts.tracker.watch(upTo: watchedPages)
   }
@@ -323,8 +324,7 @@ public final class PoolEngine: @unchecked Sendable {
     let (retention, image) = (parts.retention, parts.image)
     try tracker.takeWritten(into: writeSet)
     writeSet.markRetained { retention.isRetained(page: $0) }
-    try writeSet.forEachRun(
-      gapPagesMax: tracker.gapPagesMax, where: { !writeSet.isRetained($0) }, tracker.arm)
+    try tracker.arm(writeSet)
     var stray: PoolOffset?
     try writeSet.forEachRun(gapPagesMax: 0, where: { !writeSet.isRetained($0) }) {
       (pages) throws(PoolError) in
@@ -334,9 +334,10 @@ public final class PoolEngine: @unchecked Sendable {
         let line = UInt64(page * 64 + mask.trailingZeroBitCount)
         stray = stray ?? PoolOffset(bytes: line * UInt64(DurableMemory.lineBytes))
         try workingCopy.drop(page..<page + 1)
-        try tracker.arm(page..<page + 1)
       }
     }
+    // Dropping takes the protection with it.
+    if stray != nil { try tracker.arm(writeSet) }
     tracker.settle(writeSet)
     if let stray { throw .writeOutsideSection(offset: stray.bytes) }
   }

@@ -11,6 +11,7 @@
 
 import CVolipPersistence
 import Glibc
+import Synchronization
 
 public final class PoolFile {
   public let path: String
@@ -42,7 +43,12 @@ public final class PoolFile {
     lockPage = mapped
     self.path = path
     self.superblock = superblock
+    Self.openFiles.add(1, ordering: .relaxed)
   }
+
+  private static let openFiles = Atomic(0)
+  /// Pools that this process has open.
+  public static var openCount: Int { openFiles.load(ordering: .relaxed) }
 
   deinit {
     unlock()
@@ -52,6 +58,7 @@ public final class PoolFile {
   public func unlock() {
     guard isLocked else { return }
     isLocked = false
+    Self.openFiles.subtract(1, ordering: .relaxed)
     close(descriptor)
     munmap(lockPage, Int(PoolGeometry.pageBytes))
   }

@@ -12,7 +12,7 @@
 // All calls come from the thread that holds the pool's gate, with no section of another thread
 // open; writes by any thread between sectionOpened and sectionClosed are found.
 
-@_exported import VolipPool
+@_exported import VolipMachine
 
 public enum TrackerKind: String, CaseIterable, Sendable {
   /// Asynchronous userfaultfd write-protection and PAGEMAP_SCAN (Linux 6.7 and later). Sees the
@@ -21,14 +21,21 @@ public enum TrackerKind: String, CaseIterable, Sendable {
   /// mprotect and SIGSEGV. A system call that writes to an armed page fails with EFAULT unless
   /// `willWrite` came first.
   case writeProtect = "write-protect"
+  /// In guest mode: bit D of the entries in the guest's page table.
+  case dirtyBits = "dirty-bits"
+  /// In guest mode: entries without write permission, given back by the guest's fault handler.
+  case detectOnWrite = "detect-on-write"
+  /// In guest mode: one of these two, by what the last sections wrote.
+  case adaptive = "adaptive"
+
+  /// Those that need no virtual machine.
+  public static let hostKinds: [TrackerKind] = [.pageMapScan, .writeProtect]
+  /// Those that read the guest's page table.
+  public static let guestKinds: [TrackerKind] = [.dirtyBits, .detectOnWrite, .adaptive]
 }
 
 public protocol Tracker: AnyObject {
   var kind: TrackerKind { get }
-
-  /// A run of pages to arm may reach over as many pages between two that are armed already, where
-  /// that is cheaper than another call.
-  var gapPagesMax: Int { get }
 
   /// Arms pages up to `limit` that were not watched yet. Writes beyond the limit are stray.
   func watch(upTo limit: Int) throws(PoolError)
@@ -45,8 +52,8 @@ public protocol Tracker: AnyObject {
   /// As `takeWritten`, and arms every page that it reports: for sections that retain nothing.
   func takeWrittenAndArm(into writeSet: WriteSet) throws(PoolError)
 
-  /// Takes write permission away again. Armed pages may be armed again.
-  func arm(_ pages: Range<Int>) throws(PoolError)
+  /// Arms the pages that `writeSet` does not retain. Armed pages may be armed again.
+  func arm(_ writeSet: WriteSet) throws(PoolError)
 
   /// Called at the end of a section, after the arming that follows a take; the pages that
   /// `writeSet` retains stayed writable.

@@ -40,7 +40,7 @@ enum TrapCost {
       try tracker.takeWritten(into: writeSet)
       writeSet.retainNone()
       let start = cvp_ticks()
-      try tracker.arm(0..<sampleCount)
+      try tracker.arm(writeSet)
       samples = samples.map { $0 + (cvp_ticks() - start) / UInt64(sampleCount) }
       tracker.settle(writeSet)
     }
@@ -70,7 +70,55 @@ public func makeTracker(
   _ kind: TrackerKind, _ workingCopy: WorkingCopy
 ) throws(PoolError) -> any Tracker {
   switch kind {
-  case .pageMapScan: try PageMapScanTracker(workingCopy)
-  case .writeProtect: try WriteProtectTracker(workingCopy)
+  case .pageMapScan: return try PageMapScanTracker(workingCopy)
+  case .writeProtect:
+    guard !VirtualMachine.isEntered else {
+      throw .trackerUnavailable(
+        tracker: kind.rawValue, reason: "signals of the host do not reach the guest's writes")
+    }
+    return try WriteProtectTracker(workingCopy)
+  case .dirtyBits: return DirtyBitsTracker(workingCopy, try guestRegion(kind, workingCopy))
+  case .detectOnWrite: return DetectOnWriteTracker(workingCopy, try guestRegion(kind, workingCopy))
+  case .adaptive:
+    let costs = GuestCostsMeasurement.costs
+    return AdaptiveTracker(workingCopy, try guestRegion(kind, workingCopy), costs: costs)
   }
+}
+
+private func guestRegion(
+  _ kind: TrackerKind, _ workingCopy: WorkingCopy
+) throws(PoolError) -> GuestRegion {
+  guard VirtualMachine.isEntered else {
+    throw .trackerUnavailable(
+      tracker: kind.rawValue, reason: "this process is not in guest mode: VirtualMachine.enter()")
+  }
+  return try GuestRegion(base: workingCopy.base, pageCount: workingCopy.pageCount)
+}
+
+/// What the adaptive tracker chooses by, measured once for each process in the guest.
+enum GuestCostsMeasurement {
+  /// Entries that are scanned and changed: enough that the clock's resolution does not matter.
+  static let pageCount = 4096
+
+  static let costs: GuestCosts = {
+    var costs = GuestCosts(
+      scanTicksPerPage: 1, dirtyTicks: TrapCost.ticks(.dirtyBits),
+      faultTicks: TrapCost.ticks(.detectOnWrite), changeTicksPerPage: 100)
+    guard let scratch = try? ScratchFile(pageCount: pageCount),
+      let writeSet = try? WriteSet(pageCapacity: pageCount),
+      let region = try? guestRegion(.adaptive, scratch.workingCopy)
+    else { return costs }
+    let tracker = DirtyBitsTracker(scratch.workingCopy, region)
+    guard (try? tracker.watch(upTo: pageCount)) != nil else { return costs }
+    tracker.takeWritten(into: writeSet)
+    let start = cvp_ticks()
+    tracker.takeWritten(into: writeSet)
+    let scanned = cvp_ticks()
+    tracker.adopt(watched: pageCount, retained: writeSet)
+    let changed = cvp_ticks()
+    costs.scanTicksPerPage = Double(scanned - start) / Double(pageCount)
+    costs.changeTicksPerPage = Double(changed - scanned) / Double(pageCount)
+    tracker.stop()
+    return costs
+  }()
 }

@@ -9,7 +9,7 @@ import Glibc
 public final class WriteProtectTracker: Tracker {
   public let kind = TrackerKind.writeProtect
   /// mprotect costs 1 us a call and 20 ns for each page it passes.
-  public let gapPagesMax = 32
+  private let gapPagesMax = 32
   private let workingCopy: WorkingCopy
   private let region: OpaquePointer
   @exclusivity(unchecked) private var watched = 0
@@ -72,7 +72,12 @@ public final class WriteProtectTracker: Tracker {
     try writeSet.forEachRun(gapPagesMax: gapPagesMax, where: { _ in true }, arm)
   }
 
-  public func arm(_ pages: Range<Int>) throws(PoolError) {
+  public func arm(_ writeSet: WriteSet) throws(PoolError) {
+    try writeSet.forEachRun(
+      gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }, arm)
+  }
+
+  private func arm(_ pages: Range<Int>) throws(PoolError) {
     do throws(PoolError) {
       try workingCopy.makeReadOnly(pages)
     } catch {

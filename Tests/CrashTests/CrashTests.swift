@@ -8,7 +8,7 @@ import VolipMem
 /// Real kills: a process that moves money is killed with SIGKILL at random times. The helper is a
 /// debug build, so kills hit every phase of a section, of checkpoints and of recovery.
 @Suite struct KillTests {
-  @Test(arguments: TrackerKind.allCases)
+  @Test(arguments: TrackerKind.hostKinds)
   func noAcknowledgedTransferIsLostAndNoneIsHalfDone(_ kind: TrackerKind) async throws {
     var generator = SeededGenerator.forTest("kills \(kind.rawValue)")
     let directory = TemporaryDirectory()

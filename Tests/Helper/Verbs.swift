@@ -14,6 +14,7 @@ let verbs: [String: @Sendable ([String]) throws -> Void] = [
   "transfer": transfer,
 ].merging(hostileVerbs) { _, second in second }
   .merging(survivalVerbs) { _, second in second }
+  .merging(guestVerbs) { _, second in second }
 
 /// Opens a pool, says so, and keeps it open until standard input ends.
 func hold(_ arguments: [String]) throws {

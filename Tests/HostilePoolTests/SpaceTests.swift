@@ -99,7 +99,7 @@ import Testing
     }
   }
 
-  @Test(arguments: TrackerKind.allCases)
+  @Test(arguments: TrackerKind.hostKinds)
   func aSectionLargerThanTheLogMayGrowIsRolledBack(tracker: TrackerKind) throws {
     let path = directory.file("a.pool")
     let options = Pool.Options.test(tracker: tracker, logBytes: 64 << 10, logBytesMax: 128 << 10)

@@ -43,7 +43,7 @@ import Testing
 
   /// After every section the file alone, as a kill would leave it, recovers to that section: in
   /// the middle of the log, after wrap-around, checkpoints and growth of the log.
-  @Test(arguments: TrackerKind.allCases, [true, false])
+  @Test(arguments: TrackerKind.hostKinds, [true, false])
   func theFileRecoversToTheLastSectionAtEveryMoment(
     _ kind: TrackerKind, retention: Bool
   ) throws {

@@ -16,7 +16,7 @@ struct Open: ParsableCommand {
 
 func openBenchmark(_ run: RunOptions) throws -> BenchmarkResult {
   let scratch = try ScratchPool(byteCount: 10 << 30)
-  let trackers = TrackerKind.allCases.map { PoolConfiguration(tracker: $0, retain: .auto) }
+  let trackers = TrackerKind.hostKinds.map { PoolConfiguration(tracker: $0, retain: .auto) }
   var measurements = trackers.map { configuration in
     var measurement = Measurement("open", "10 GiB", unit: "ms").with(configuration)
     measurement.target = "< 50"

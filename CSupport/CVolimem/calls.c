@@ -1,0 +1,276 @@
+// System calls of the program: forwarded, and where they write to pool memory marked (rule 16).
+//
+// The host's kernel writes behind the guest page table's back. So the table says for every call
+// which memory it writes, and pool pages there are marked written in the page table before the
+// call, for a commit of another thread while it runs, and again after it, for one that took place
+// meanwhile: a call in flight at a collect stays marked for the next one. A mark too many costs a
+// comparison. The kernel itself refuses pages that are not watched: the host maps them read-only.
+//
+// A call that is not in the table and has a pointer into a pool ends the process with its number.
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+enum output_kind {
+  NONE,
+  FIXED,    // `bytes` at the argument
+  BYTES,    // as many as another argument says, divided by `bytes` if that is not 0
+  ARRAY,    // another argument's count of elements of `bytes`
+  COUNTED,  // as many as the 32-bit word behind another argument says, and that word
+  VECTOR,   // the buffers of an iovec array
+  MESSAGE,  // a msghdr: its name, buffers, control data and the header itself
+  MESSAGES, // an array of mmsghdr
+  REQUEST,  // an ioctl's argument, as the request number says
+};
+
+struct output {
+  uint8_t kind, argument, other;
+  uint16_t bytes;
+};
+
+struct call {
+  const char *name;
+  uint8_t argument_count;
+  struct output outputs[CVM_OUTPUTS_MAX];
+};
+
+#define READS(call, count) [SYS_##call] = {#call, count, {{NONE, 0, 0, 0}}}
+#define WRITES(call, count, ...) [SYS_##call] = {#call, count, {__VA_ARGS__}}
+#define FIX(argument, bytes) {FIXED, argument, 0, bytes}
+#define BUF(argument, length) {BYTES, argument, length, 0}
+#define ARR(argument, count, bytes) {ARRAY, argument, count, bytes}
+#define CNT(argument, length) {COUNTED, argument, length, 0}
+#define VEC(argument, count) {VECTOR, argument, count, 0}
+
+static const struct call calls[] = {
+#include "calls_table.h"
+};
+#define CALL_COUNT (sizeof calls / sizeof calls[0])
+
+const char *cvm_call_name(int number) {
+  return number >= 0 && (size_t)number < CALL_COUNT ? calls[number].name : NULL;
+}
+
+int cvm_call_output_count(int number) {
+  if (cvm_call_name(number) == NULL)
+    return 0;
+  int count = 0;
+  while (count < CVM_OUTPUTS_MAX && calls[number].outputs[count].kind != NONE)
+    count++;
+  return count;
+}
+
+// Marks
+
+static void mark_page(struct cvm_region *region, uint64_t page) {
+  uint64_t *entry = &region->entries[page];
+  uint64_t bits = __atomic_load_n(entry, __ATOMIC_SEQ_CST);
+  if (bits & CVM_GRANTABLE) {
+    uint64_t before = __atomic_fetch_or(entry, CVM_LISTED, __ATOMIC_SEQ_CST);
+    if (!(before & CVM_LISTED))
+      cvm_region_append(region, (uint32_t)page);
+    cvm_entry_or(entry, CVM_WRITABLE | CVM_DIRTY);
+  } else if (bits & CVM_WRITABLE) {
+    cvm_entry_or(entry, CVM_DIRTY);
+  }
+}
+
+static void mark(uint64_t address, uint64_t bytes) {
+  if (bytes == 0 || address >= USER_END)
+    return;
+  if (bytes > USER_END - address)
+    bytes = USER_END - address;
+  uint64_t first = address >> PAGE_SHIFT;
+  uint64_t end = ((address + bytes - 1) >> PAGE_SHIFT) + 1;
+  for (struct cvm_region *region = cvm_regions; region < cvm_regions_end; region++) {
+    uint64_t start = region->first_page;
+    uint64_t stop = start + __atomic_load_n(&region->page_count, __ATOMIC_ACQUIRE);
+    uint64_t last = end < stop ? end : stop;
+    for (uint64_t page = first > start ? first : start; page < last; page++)
+      mark_page(region, page - start);
+  }
+}
+
+// The program's memory, read and written so that a bad address is an answer and not a fault.
+
+static bool copy(int call, const void *here, uint64_t there, size_t bytes) {
+  struct iovec local = {(void *)here, bytes};
+  struct iovec remote = {(void *)there, bytes};
+  return RAW(call, RAW(SYS_getpid), &local, 1, &remote, 1, 0) == (long)bytes;
+}
+
+bool copy_in(void *to, uint64_t from, size_t bytes) {
+  return copy(SYS_process_vm_readv, to, from, bytes);
+}
+
+bool copy_out(uint64_t to, const void *from, size_t bytes) {
+  return copy(SYS_process_vm_writev, from, to, bytes);
+}
+
+// Outputs
+
+#define VECTOR_MAX 1024  // UIO_MAXIOV: the kernel refuses longer ones
+
+static void mark_vector(uint64_t address, uint64_t count) {
+  struct iovec buffers[VECTOR_MAX];
+  if (count > VECTOR_MAX || !copy_in(buffers, address, count * sizeof buffers[0]))
+    return;
+  for (uint64_t i = 0; i < count; i++)
+    mark((uint64_t)buffers[i].iov_base, buffers[i].iov_len);
+}
+
+static void mark_message(uint64_t address) {
+  struct msghdr head;
+  if (!copy_in(&head, address, sizeof head))
+    return;
+  mark(address, sizeof head);
+  mark((uint64_t)head.msg_name, head.msg_namelen);
+  mark((uint64_t)head.msg_control, head.msg_controllen);
+  mark_vector((uint64_t)head.msg_iov, head.msg_iovlen);
+}
+
+static void mark_messages(uint64_t address, uint64_t count) {
+  struct mmsghdr {
+    struct msghdr head;
+    unsigned length;
+  };
+  for (uint64_t i = 0; i < count && i < VECTOR_MAX; i++) {
+    mark(address + i * sizeof(struct mmsghdr), sizeof(struct mmsghdr));
+    mark_message(address + i * sizeof(struct mmsghdr));
+  }
+}
+
+// An ioctl's number says how much it writes, but for those from before that rule: the terminal's
+// and the sockets', of which none writes more than a struct termios2 or ifreq.
+static uint64_t request_bytes(uint64_t request) {
+  const uint64_t oldest_bytes = 64;
+  uint64_t bytes = request >> 16 & 0x3fff;
+  return bytes != 0 ? bytes : oldest_bytes;
+}
+
+static void mark_output(const struct output *output, const uint64_t *arguments) {
+  uint64_t address = arguments[output->argument];
+  uint64_t other = arguments[output->other];
+  switch ((enum output_kind)output->kind) {
+  case NONE:
+    return;
+  case FIXED:
+    return mark(address, output->bytes);
+  case BYTES:
+    return mark(address, output->bytes != 0 ? other / output->bytes + 1 : other);
+  case ARRAY:
+    return mark(address, other < UINT32_MAX ? other * output->bytes : 0);
+  case COUNTED: {
+    uint32_t length;
+    if (other == 0 || !copy_in(&length, other, sizeof length))
+      return;
+    mark(address, length);
+    return mark(other, sizeof length);
+  }
+  case VECTOR:
+    return mark_vector(address, other);
+  case MESSAGE:
+    return mark_message(address);
+  case MESSAGES:
+    return mark_messages(address, other);
+  case REQUEST:
+    return mark(address, request_bytes(other));
+  }
+}
+
+static void mark_outputs(const struct call *call, const uint64_t *arguments) {
+  for (int i = 0; i < CVM_OUTPUTS_MAX && call->outputs[i].kind != NONE; i++)
+    mark_output(&call->outputs[i], arguments);
+}
+
+static bool is_tracked(uint64_t address) {
+  return address - cvm_machine.options.tracked_base < cvm_machine.options.tracked_bytes;
+}
+
+static void refuse_unknown(long number, const uint64_t *arguments) {
+  for (int i = 0; i < 6; i++) {
+    if (!is_tracked(arguments[i]))
+      continue;
+    struct line line = {.length = 0};
+    line_text(&line, "volip: system call ");
+    line_number(&line, number);
+    line_text(&line, " is not known, and its argument ");
+    line_number(&line, i + 1);
+    line_text(&line, " points into a pool: ");
+    line_hex(&line, arguments[i]);
+    line_write(&line);
+    machine_stop("volip: what it writes could not be found; instruction after ", arguments[6]);
+  }
+}
+
+// Rings and contexts through which the kernel writes to memory later on, unseen.
+static bool is_refused(long number) {
+  return number == SYS_io_uring_setup || number == SYS_io_setup;
+}
+
+// The kick must reach its thread: no mask of the program has it.
+static long set_mask(const uint64_t *arguments) {
+  uint64_t mask;
+  if (arguments[1] == 0 || arguments[3] != sizeof mask ||
+      !copy_in(&mask, arguments[1], sizeof mask))
+    return RAW(SYS_rt_sigprocmask, arguments[0], arguments[1], arguments[2], arguments[3]);
+  mask &= ~(1ul << (KICK_SIGNAL - 1));
+  uint64_t before;
+  long result = RAW(SYS_rt_sigprocmask, arguments[0], &mask, &before, sizeof mask);
+  if (result == 0 && arguments[2] != 0 && !copy_out(arguments[2], &before, sizeof before))
+    return -EFAULT;
+  return result;
+}
+
+static long make(long number, const uint64_t *a) {
+  if (is_refused(number))
+    return -ENOSYS;
+  if (number == SYS_rt_sigprocmask)
+    return set_mask(a);
+  if (number == SYS_rt_sigaction && a[0] == KICK_SIGNAL)
+    return -EINVAL;
+  long kept;
+  if (step_keeps_action(number, a, &kept))
+    return kept;
+  return raw_call6(number, (long)a[0], (long)a[1], (long)a[2], (long)a[3], (long)a[4], (long)a[5]);
+}
+
+static void trace_call(long number, const uint64_t *arguments, long result) {
+  const char *name = cvm_call_name((int)number);
+  struct line line = {.length = 0};
+  line_text(&line, "volip[");
+  line_number(&line, RAW(SYS_gettid));
+  line_text(&line, "] ");
+  line_text(&line, name != NULL ? name : "call");
+  if (name == NULL)
+    line_number(&line, number);
+  int count = name != NULL ? calls[number].argument_count : 6;
+  for (int i = 0; i < count; i++) {
+    line_text(&line, i == 0 ? "(" : ", ");
+    line_hex(&line, arguments[i]);
+  }
+  line_text(&line, count == 0 ? "() = " : ") = ");
+  line_number(&line, result);
+  line_write(&line);
+}
+
+long call_forward(const struct kvm_regs *registers) {
+  long number = (long)registers->rax;
+  const uint64_t arguments[] = {registers->rdi, registers->rsi, registers->rdx, registers->r10,
+                                registers->r8,  registers->r9,  registers->rcx};
+  bool has_pools = cvm_regions_end != cvm_regions;
+  const struct call *call = cvm_call_name((int)number) != NULL ? &calls[number] : NULL;
+  if (has_pools && call == NULL)
+    refuse_unknown(number, arguments);
+  if (has_pools && call != NULL)
+    mark_outputs(call, arguments);
+  long result = make(number, arguments);
+  if (has_pools && call != NULL)
+    mark_outputs(call, arguments);
+  if (cvm_machine.options.trace_calls)
+    trace_call(number, arguments, result);
+  return result;
+}

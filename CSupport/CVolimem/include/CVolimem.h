@@ -1,0 +1,157 @@
+// CVolimem: this process as a virtual machine on /dev/kvm. Mechanism, no policy.
+//
+// Every host thread is a vCPU at guest CPL3; virtual addresses stay what they were; the guest page
+// table is ordinary memory of the process. System calls leave the guest and are made by the same
+// thread on the host.
+//
+//   machine.c    VM, memory slots, guest-physical windows, the page table's upper levels
+//   vcpu.c       vCPUs: creation, reuse, descriptor tables, flushes
+//   run.c        the run loop: calls, exceptions, refusals
+//   process.c    threads, children, ends
+//   calls.c      the table of system calls and what they write
+//   step.c       one instruction on the host: faults arrive as they would without us
+//   vdso.c       the vDSO's functions that a guest cannot run
+//   entry.S      everything that C cannot say
+//
+// Words: a chunk is 1 GiB of virtual addresses, the unit in which they get guest-physical ones; a
+// table page is a page of the guest page table; a region is the address range of one pool.
+#ifndef CVOLIMEM_H
+#define CVOLIMEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// Entering
+
+/// What to do and what went wrong.
+struct cvm_options {
+  int phys_bits_max;     // physical address bits to use at most; 0: what the host has
+  bool trace_calls;      // one line for each forwarded system call on standard error
+  bool trace_faults;
+  bool trace_exits;
+  uint64_t tracked_base;  // where pools may be: calls with pointers in here are looked at
+  uint64_t tracked_bytes;
+};
+
+enum cvm_stage {
+  CVM_DONE = 0,
+  CVM_OPEN,          // /dev/kvm could not be opened
+  CVM_CREATE,        // the VM, its memory or its vCPU could not be created
+  CVM_CAPABILITY,    // the kernel's KVM lacks something that is needed
+  CVM_ADDRESSES,     // more address space in use than guest-physical addresses for it
+  CVM_PROBE,         // code in the guest does not behave as it should
+};
+
+struct cvm_failure {
+  enum cvm_stage stage;
+  int error_number;
+  const char *operation;  // static text
+};
+
+/// Continues the calling thread, which must be the only one, in guest mode. Returns true there, and
+/// false on the host with *failure filled in; then nothing has changed.
+bool cvm_enter(const struct cvm_options *options, struct cvm_failure *failure);
+
+/// Whether the calling thread runs in guest mode.
+bool cvm_is_guest(void);
+
+// Facts
+
+struct cvm_facts {
+  int phys_bits;
+  bool identity;             // guest-physical addresses equal virtual ones
+  int call_cpl;              // privilege level at which system calls arrive
+  uint64_t slots;            // memory slots
+  uint64_t table_pages;      // pages of the page table, pools' tables not counted
+  uint64_t vcpus;            // vCPUs created so far
+};
+struct cvm_facts cvm_facts(void);
+
+/// Exits that the calling thread's vCPU has made.
+uint64_t cvm_exits(void);
+
+/// Leaves the guest and comes back, for measurements. A system call that no kernel has.
+void cvm_exit_once(void);
+
+// Page table
+
+/// Gives [address, address + byte_count) guest-physical addresses and table pages down to 2 MiB
+/// entries. Returns the guest-physical address of `address`, contiguous up to the end of the range,
+/// or a negative errno.
+int64_t cvm_map(uint64_t address, uint64_t byte_count);
+
+/// Guest-physical address of the top-level table, and how to turn that of any table above the 2 MiB
+/// entries into a pointer.
+uint64_t cvm_root(void);
+uint64_t *cvm_table_at(uint64_t guest_physical);
+
+/// Atomic changes of one entry. The processor sets bits A and D in the same word at any time.
+static inline void cvm_entry_or(uint64_t *entry, uint64_t bits) {
+  __atomic_fetch_or(entry, bits, __ATOMIC_SEQ_CST);
+}
+static inline void cvm_entry_and(uint64_t *entry, uint64_t bits) {
+  __atomic_fetch_and(entry, bits, __ATOMIC_SEQ_CST);
+}
+
+// Flushes. Taking rights away from an entry becomes true for a vCPU when that vCPU has flushed.
+
+/// To be called after entries lost rights: vCPUs that have not flushed since are stale.
+void cvm_raise_flush_generation(void);
+
+/// Flushes this thread's vCPU if it is stale. No exit.
+void cvm_flush_self(void);
+
+/// Makes every other stale vCPU that is inside the guest flush, and waits for it. Those outside
+/// flush before they come back. One exit, or none if there is no such vCPU.
+void cvm_flush_others(void);
+
+// Regions: where pools are, for the page-fault handler and for calls that write to pool memory
+
+enum cvm_entry_bits {
+  CVM_PRESENT = 1,
+  CVM_WRITABLE = 2,
+  CVM_USER = 4,
+  CVM_ACCESSED = 0x20,
+  CVM_DIRTY = 0x40,
+  CVM_LARGE = 0x80,
+  /// Software bit: the fault handler gives write permission and appends the page to the list.
+  CVM_GRANTABLE = 0x200,
+  /// Software bit: the page is in the list.
+  CVM_LISTED = 0x400,
+};
+
+/// One pool's addresses. The page-fault handler and the run loop read it at any time, so it is
+/// filled in before `page_count` is raised, and its memory outlives it.
+struct cvm_region {
+  uint64_t first_page;  // virtual address >> 12
+  uint64_t page_count;  // 0: nobody looks at the rest
+  uint64_t *entries;    // one table entry a page, contiguous
+  uint32_t *list;       // ring of granted pages, each plus 1; 0: not written yet
+  uint64_t listed;      // pages ever appended; the handler adds to it
+  uint64_t list_mask;   // ring size - 1; a power of two that is at least the number of pages
+};
+
+/// A region for `page_count` pages from `address`, or NULL if there are too many. `entries` and
+/// `list` stay readable for ever; before destroying a region, clear its entries.
+struct cvm_region *cvm_region_create(uint64_t address, uint64_t page_count, uint64_t *entries,
+                                     uint32_t *list, uint64_t list_capacity);
+void cvm_region_destroy(struct cvm_region *region);
+
+/// Appends a page to the list, as the fault handler does.
+void cvm_region_append(struct cvm_region *region, uint32_t page);
+static inline uint64_t cvm_region_listed(const struct cvm_region *region) {
+  return __atomic_load_n(&region->listed, __ATOMIC_ACQUIRE);
+}
+/// The page at position `index` of the list. Waits for the handler that is about to write it.
+uint32_t cvm_region_take(struct cvm_region *region, uint64_t index);
+
+// System calls
+
+#define CVM_OUTPUTS_MAX 5
+
+/// Name of a call in the table, or NULL, and how many of its outputs may lie in pool memory.
+const char *cvm_call_name(int number);
+int cvm_call_output_count(int number);
+
+#endif

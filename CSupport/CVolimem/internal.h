@@ -1,0 +1,221 @@
+// What the files of CVolimem share. Nothing here is seen by Swift.
+//
+// Rules of this code: it runs on the program's threads with the program's thread-local storage, so
+// after cvm_enter raw system calls only, no errno, no allocation, no C library beyond memory and
+// string functions. Before it, inside cvm_enter's preparation, everything is allowed.
+#ifndef CVOLIMEM_INTERNAL_H
+#define CVOLIMEM_INTERNAL_H
+
+#include "CVolimem.h"
+
+#include <asm/kvm.h>
+#include <linux/kvm.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+
+#define PAGE_SHIFT 12
+#define PAGE_BYTES 4096ul
+#define LARGE_SHIFT 21
+#define CHUNK_SHIFT 30
+#define CHUNK_BYTES (1ul << CHUNK_SHIFT)
+#define CHUNK_COUNT (1ul << 17)        // user addresses have 47 bits
+#define USER_END ((1ul << 47) - PAGE_BYTES)
+#define ADDRESS_MASK 0x000ffffffffff000ul
+
+// Selectors as SYSCALL and SYSRET derive them from MSR_STAR; those of user mode are Linux's own.
+#define KERNEL_CODE 0x10
+#define KERNEL_DATA 0x18
+#define USER_DATA 0x2b
+#define USER_CODE 0x33
+#define TASK_SELECTOR 0x40
+
+// System calls that no kernel has, for this library's own use from inside the guest.
+#define OWN_CALL_EXIT 0x7ffe0001l
+#define OWN_CALL_MAP 0x7ffe0002l
+#define OWN_CALL_FLUSH_OTHERS 0x7ffe0003l
+
+static inline long raw_call6(long number, long a, long b, long c, long d, long e, long f) {
+  long result;
+  register long r10 __asm__("r10") = d;
+  register long r8 __asm__("r8") = e;
+  register long r9 __asm__("r9") = f;
+  __asm__ volatile("syscall"
+                   : "=a"(result)
+                   : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                   : "rcx", "r11", "memory");
+  return result;
+}
+#define RAW_PICK(number, a, b, c, d, e, f, ...) \
+  raw_call6(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+#define RAW(...) RAW_PICK(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
+
+/// A lock that is only ever taken on the host side and held over no wait. Lock order: `slots`
+/// before `vcpus`.
+typedef _Atomic int cvm_lock;
+static inline void lock(cvm_lock *it) {
+  while (atomic_exchange(it, 1) != 0)
+    RAW(SYS_sched_yield);
+}
+static inline void unlock(cvm_lock *it) { atomic_store(it, 0); }
+
+/// In rax at an int3: not a breakpoint of the program but a wish to flush.
+#define CVM_FLUSH_MAGIC 0x766f6c69
+
+struct task_state {
+  uint32_t reserved0;
+  uint64_t rsp[3];
+  uint64_t reserved1;
+  uint64_t ist[7];
+  uint64_t reserved2;
+  uint16_t reserved3, io_map;
+} __attribute__((packed));
+
+#define HOST_STACK_BYTES (256ul << 10)
+#define EXCEPTION_STACK_BYTES 8192ul
+
+/// One vCPU. Created once, used by one thread at a time, reused when the thread ends; never freed.
+/// Fields are the running thread's own, but for the atomic ones.
+struct vcpu {
+  uint64_t gdt[16];
+  struct task_state task;
+  int fd;
+  int index;
+  struct kvm_run *run;
+  struct vcpu *next;             // all vCPUs, under machine.vcpus
+  char *host_stack;              // the run loop's
+  char *exception_stack;         // CPL0's inside the guest
+  _Atomic int taken;             // 0: no thread uses it
+  _Atomic int tid;
+  _Atomic int in_guest;          // 1 from before the look at the generation to after the run
+  _Atomic uint64_t generation;   // of the last flush
+  _Atomic uint64_t exits;
+  void *step;                    // while an instruction runs on the host: struct step
+};
+
+#define REGION_COUNT 64
+
+struct machine {
+  int kvm, vm;
+  size_t run_bytes;
+  struct kvm_cpuid2 *features;
+  uint64_t xcr0;
+  uint32_t xstate_bytes;         // of the state that xcr0 enables, as XSAVE lays it out
+  int phys_bits;
+  bool identity;
+  int call_cpl;
+  uint64_t call_target;          // value of LSTAR
+  uint64_t *top[2];              // two equal top-level tables: changing CR3 between them flushes
+  char *table_next, *table_end;
+  uint64_t table_count;
+  uint64_t *idt;
+  cvm_lock slots;                // guards the next four and the tables' upper levels
+  uint32_t *window_of_chunk;     // guest-physical address >> 30, plus 1; 0: none yet
+  uint64_t window_next;
+  uint32_t slot_count;
+  cvm_lock vcpus;                // guards `first` and vCPUs changing hands
+  struct vcpu *first;
+  _Atomic uint64_t vcpu_count;
+  _Atomic uint64_t generation;   // raised when entries lost rights
+  struct cvm_options options;
+};
+
+extern struct machine cvm_machine;
+extern struct cvm_region cvm_regions[REGION_COUNT];
+/// After the last slot in use; the page-fault handler looks no further.
+extern struct cvm_region *cvm_regions_end;
+extern _Thread_local struct vcpu *cvm_this_vcpu;
+
+// machine.c
+int machine_prepare(const struct cvm_options *options, struct cvm_failure *failure);
+void machine_discard(void);
+/// As cvm_map, on the host. Idempotent.
+int64_t machine_map(uint64_t address, uint64_t byte_count);
+/// Shows the page at `target` at `address` in the guest; before anything has run there.
+int machine_alias(uint64_t address, uint64_t target);
+/// Whether the chunk of an address has a guest-physical one.
+bool machine_has(uint64_t address);
+
+// vcpu.c
+/// A vCPU that no thread uses, or a new one; NULL with *error set to a positive errno.
+struct vcpu *vcpu_take(int *error);
+long vcpu_ioctl(const struct vcpu *vcpu, unsigned long request, void *argument);
+/// Registers, flags and segment bases for a thread that begins.
+int vcpu_start(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t fs_base,
+               uint64_t gs_base);
+/// Extended state (x87, vector registers) of `from`, or of a fresh process if NULL.
+int vcpu_copy_extended_state(struct vcpu *to, struct vcpu *from);
+void vcpu_flush_if_stale(struct vcpu *vcpu);
+void vcpus_flush_others(struct vcpu *self);
+/// The signal that pulls a vCPU out of the guest; programs cannot block or handle it.
+#define KICK_SIGNAL 64
+int kick_prepare(void);
+
+// run.c
+/// Runs the guest's first instructions: at which level system calls arrive, and whether its time
+/// stamps are the host's. Returns a positive errno if the guest does not behave.
+int run_probe(struct vcpu *vcpu, bool *shares_time_stamps);
+void run_forever(struct vcpu *vcpu) __attribute__((noreturn));
+
+/// From the exception stub's level back to the program's.
+void vcpu_set_user_mode(struct vcpu *vcpu);
+int vcpu_set_call_target(struct vcpu *vcpu);
+
+// process.c
+long process_arch_prctl(struct vcpu *vcpu, const struct kvm_regs *registers);
+long process_clone(struct vcpu *vcpu, struct kvm_regs *registers, long number);
+void process_exit_thread(struct vcpu *vcpu, long status) __attribute__((noreturn));
+void process_thread_begins(struct vcpu *vcpu) __attribute__((noreturn));
+
+// calls.c
+/// Makes a call of the program, with the marks that rule 16 wants.
+long call_forward(const struct kvm_regs *registers);
+
+/// Copies from and to the program's memory; false where it is not there.
+bool copy_in(void *to, uint64_t from, size_t bytes);
+bool copy_out(uint64_t to, const void *from, size_t bytes);
+
+// step.c
+int step_prepare(void);
+/// Answers rt_sigaction for the signals of faults, whose handler stays ours; false for other calls.
+bool step_keeps_action(long number, const uint64_t *arguments, long *result);
+/// Runs the instruction at the given registers on the host. Comes back when it has run; if it
+/// faults the process ends by the signal that it gets, after a message.
+void step_on_host(struct vcpu *vcpu, struct kvm_regs *registers);
+
+// vdso.c
+/// Replaces what the guest cannot run: getcpu, and with `replace_clocks` the clocks.
+int vdso_prepare(bool replace_clocks);
+
+// text.c
+struct line {
+  char bytes[256];
+  size_t length;
+};
+void line_text(struct line *line, const char *text);
+void line_hex(struct line *line, uint64_t value);
+void line_number(struct line *line, long value);
+void line_write(struct line *line);
+/// Ends the process with a message, for states that must not be.
+void machine_stop(const char *what, uint64_t value) __attribute__((noreturn));
+
+// entry.S
+extern char cvm_exception_stubs[], cvm_exception_halted[];
+extern char cvm_call_stub[], cvm_call_halted[];
+extern char cvm_page_fault_stub[], cvm_flush_stub[], cvm_probe_stub[], cvm_stubs_end[];
+bool cvm_switch(struct vcpu *vcpu, struct kvm_regs *room);
+long cvm_raw_thread(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_t child_tid,
+                    uint64_t tls, struct vcpu *vcpu);
+/// What a child process continues with: registers, then x87 and SSE state.
+struct child_state {
+  struct kvm_regs registers;
+  char extended[512];
+} __attribute__((aligned(16)));
+_Static_assert(sizeof(struct kvm_regs) == 144, "entry.S knows the offset of `extended`");
+long cvm_raw_child(uint64_t flags, uint64_t parent_tid, uint64_t child_tid, uint64_t tls,
+                   const struct child_state *state);
+struct step;
+void cvm_step_leave(struct step *step, void *context);
+void cvm_step_return(void *host_stack) __attribute__((noreturn));
+void cvm_exit_thread_without_stack(_Atomic int *taken, long status) __attribute__((noreturn));
+
+#endif

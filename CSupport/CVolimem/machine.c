@@ -1,0 +1,312 @@
+// The VM itself: capabilities, memory slots, guest-physical windows, the page table's upper levels.
+//
+// Invariants
+// 1. A chunk has a window (a GiB of guest-physical addresses) if and only if it has a memory slot
+//    and a page-directory in the page table; all three are made under `slots` and never taken back.
+// 2. Table pages lie in one arena, whose chunk has its window before anything else.
+// 3. Below a page directory everything is a 2 MiB entry until somebody edits it; host mappings
+//    enforce the rest.
+#define _GNU_SOURCE
+#include "internal.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+// Virtual addresses set aside for the upper levels: a page for each chunk and one for each 512 GiB,
+// if ever all of the address space were used.
+#define TABLE_ARENA_BYTES ((CHUNK_COUNT + 512) * PAGE_BYTES)
+// KVM keeps three pages here on older processors; below are devices that this machine has not.
+#define RESERVED_WINDOW 3
+#define TASK_STATE_ADDRESS 0xfffbd000ul
+// Where a window's number equals its chunk's, physical addresses must have a bit more than virtual
+// ones: the chunk of the reserved window goes beyond.
+#define IDENTITY_PHYS_BITS 48
+
+struct machine cvm_machine;
+
+static char *table_page(void) {
+  struct machine *m = &cvm_machine;
+  if (m->table_next == m->table_end)
+    machine_stop("volip: the page table's memory is used up", m->table_count);
+  char *page = m->table_next;
+  m->table_next += PAGE_BYTES;
+  m->table_count++;
+  return page;
+}
+
+static uint64_t physical(uint64_t address) {
+  uint64_t window = cvm_machine.window_of_chunk[address >> CHUNK_SHIFT] - 1ul;
+  return window << CHUNK_SHIFT | (address & (CHUNK_BYTES - 1));
+}
+
+uint64_t *cvm_table_at(uint64_t guest_physical) {
+  uint64_t arena = (uint64_t)cvm_machine.top[0] & ~(CHUNK_BYTES - 1);
+  return (uint64_t *)(arena + (guest_physical - physical(arena)));
+}
+
+// The tables of one chunk: an entry in both top-level tables, one in the level below, and a page
+// directory of 2 MiB entries.
+static void map_chunk(uint64_t chunk) {
+  struct machine *m = &cvm_machine;
+  const uint64_t table_bits = CVM_PRESENT | CVM_WRITABLE | CVM_USER | CVM_ACCESSED;
+  uint64_t *entry = &m->top[0][chunk >> 9];
+  if (!(*entry & CVM_PRESENT)) {
+    uint64_t below = physical((uint64_t)table_page()) | table_bits;
+    m->top[0][chunk >> 9] = below;
+    m->top[1][chunk >> 9] = below;
+  }
+  uint64_t *upper = cvm_table_at(*entry & ADDRESS_MASK);
+  uint64_t *directory = (uint64_t *)table_page();
+  uint64_t base = physical(chunk << CHUNK_SHIFT);
+  for (uint64_t i = 0; i < 512; i++)
+    directory[i] = (base + (i << LARGE_SHIFT)) | table_bits | CVM_DIRTY | CVM_LARGE;
+  // Last: from here the processor sees the directory.
+  __atomic_store_n(&upper[chunk & 511], physical((uint64_t)directory) | table_bits,
+                   __ATOMIC_RELEASE);
+}
+
+static uint64_t choose_window(uint64_t chunk, uint64_t count) {
+  struct machine *m = &cvm_machine;
+  if (m->identity)
+    return chunk == RESERVED_WINDOW ? CHUNK_COUNT : chunk;
+  uint64_t window = m->window_next;
+  if (window + count > 1ul << (m->phys_bits - CHUNK_SHIFT))
+    return 0;
+  m->window_next += count;
+  return window;
+}
+
+// One memory slot for chunks [chunk, chunk + count), none of which has one.
+static int add_slot(uint64_t chunk, uint64_t count) {
+  struct machine *m = &cvm_machine;
+  uint64_t window = choose_window(chunk, count);
+  if (window == 0 && chunk != 0)
+    return ENOSPC;
+  uint64_t address = chunk << CHUNK_SHIFT;
+  uint64_t bytes = count << CHUNK_SHIFT;
+  if (address + bytes > USER_END)
+    bytes = USER_END - address;
+  struct kvm_userspace_memory_region slot = {
+      .slot = m->slot_count,
+      .guest_phys_addr = window << CHUNK_SHIFT,
+      .memory_size = bytes,
+      .userspace_addr = address,
+  };
+  long result = RAW(SYS_ioctl, m->vm, KVM_SET_USER_MEMORY_REGION, &slot);
+  if (result != 0)
+    return (int)-result;
+  m->slot_count++;
+  for (uint64_t i = 0; i < count; i++)
+    m->window_of_chunk[chunk + i] = (uint32_t)(window + i + 1);
+  return 0;
+}
+
+int64_t machine_map(uint64_t address, uint64_t byte_count) {
+  struct machine *m = &cvm_machine;
+  if (byte_count == 0 || address >= USER_END || byte_count > USER_END - address)
+    return -EINVAL;
+  uint64_t first = address >> CHUNK_SHIFT;
+  uint64_t last = (address + byte_count - 1) >> CHUNK_SHIFT;
+  int error = 0;
+  lock(&m->slots);
+  for (uint64_t chunk = first; chunk <= last && error == 0;) {
+    uint64_t count = 0;
+    while (chunk + count <= last && m->window_of_chunk[chunk + count] == 0 &&
+           (count == 0 || !m->identity || chunk + count != RESERVED_WINDOW))
+      count++;
+    if (count > 0)
+      error = add_slot(chunk, count);
+    for (uint64_t i = 0; i < count && error == 0; i++)
+      map_chunk(chunk + i);
+    chunk += count > 0 ? count : 1;
+  }
+  unlock(&m->slots);
+  return error != 0 ? -error : (int64_t)physical(address);
+}
+
+int machine_alias(uint64_t address, uint64_t target) {
+  int64_t mapped = machine_map(address, PAGE_BYTES);
+  int64_t to = machine_map(target, PAGE_BYTES);
+  if (mapped < 0 || to < 0)
+    return (int)-(mapped < 0 ? mapped : to);
+  struct machine *m = &cvm_machine;
+  const uint64_t bits = CVM_PRESENT | CVM_WRITABLE | CVM_USER | CVM_ACCESSED;
+  lock(&m->slots);
+  uint64_t *upper = cvm_table_at(m->top[0][address >> 39] & ADDRESS_MASK);
+  uint64_t *directory = cvm_table_at(upper[address >> CHUNK_SHIFT & 511] & ADDRESS_MASK);
+  uint64_t *entry = &directory[address >> LARGE_SHIFT & 511];
+  if (*entry & CVM_LARGE) {
+    uint64_t *table = (uint64_t *)table_page();
+    uint64_t base = *entry & ADDRESS_MASK & ~((1ul << LARGE_SHIFT) - 1);
+    for (uint64_t i = 0; i < 512; i++)
+      table[i] = (base + (i << PAGE_SHIFT)) | bits | CVM_DIRTY;
+    *entry = physical((uint64_t)table) | bits;
+  }
+  uint64_t *table = cvm_table_at(*entry & ADDRESS_MASK);
+  table[address >> PAGE_SHIFT & 511] = (uint64_t)to | bits | CVM_DIRTY;
+  unlock(&m->slots);
+  return 0;
+}
+
+bool machine_has(uint64_t address) {
+  return address < USER_END && cvm_machine.window_of_chunk[address >> CHUNK_SHIFT] != 0;
+}
+
+int64_t cvm_map(uint64_t address, uint64_t byte_count) {
+  return RAW(OWN_CALL_MAP, address, byte_count);
+}
+
+uint64_t cvm_root(void) { return physical((uint64_t)cvm_machine.top[0]); }
+
+static void *reserve(size_t bytes) {
+  void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+static int fail(struct cvm_failure *failure, enum cvm_stage stage, int error,
+                const char *operation) {
+  *failure = (struct cvm_failure){stage, error, operation};
+  return -1;
+}
+
+static int open_device(struct cvm_failure *failure) {
+  struct machine *m = &cvm_machine;
+  m->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+  if (m->kvm < 0)
+    return fail(failure, CVM_OPEN, errno, "open /dev/kvm");
+  if (ioctl(m->kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
+    return fail(failure, CVM_CAPABILITY, 0, "KVM_GET_API_VERSION");
+  int sync_registers = ioctl(m->kvm, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS);
+  if ((sync_registers & KVM_SYNC_X86_REGS) == 0)
+    return fail(failure, CVM_CAPABILITY, 0, "KVM_CAP_SYNC_REGS");
+  if (ioctl(m->kvm, KVM_CHECK_EXTENSION, KVM_CAP_IMMEDIATE_EXIT) <= 0)
+    return fail(failure, CVM_CAPABILITY, 0, "KVM_CAP_IMMEDIATE_EXIT");
+  m->vm = ioctl(m->kvm, KVM_CREATE_VM, 0);
+  if (m->vm < 0)
+    return fail(failure, CVM_CREATE, errno, "KVM_CREATE_VM");
+  int run_bytes = ioctl(m->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+  if (run_bytes <= 0)
+    return fail(failure, CVM_CREATE, errno, "KVM_GET_VCPU_MMAP_SIZE");
+  m->run_bytes = (size_t)run_bytes;
+  ioctl(m->vm, KVM_SET_TSS_ADDR, TASK_STATE_ADDRESS);  // not every processor needs it
+  return 0;
+}
+
+// Physical address bits, from the processor as KVM shows it.
+static int read_features(struct cvm_failure *failure) {
+  struct machine *m = &cvm_machine;
+  const int capacity = 256;
+  m->features = calloc(1, sizeof *m->features + capacity * sizeof(struct kvm_cpuid_entry2));
+  if (m->features == NULL)
+    return fail(failure, CVM_CREATE, ENOMEM, "KVM_GET_SUPPORTED_CPUID");
+  m->features->nent = capacity;
+  if (ioctl(m->kvm, KVM_GET_SUPPORTED_CPUID, m->features) != 0)
+    return fail(failure, CVM_CREATE, errno, "KVM_GET_SUPPORTED_CPUID");
+  m->phys_bits = 36;
+  for (uint32_t i = 0; i < m->features->nent; i++)
+    if (m->features->entries[i].function == 0x80000008)
+      m->phys_bits = m->features->entries[i].eax & 0xff;
+  if (m->options.phys_bits_max >= 32 && m->options.phys_bits_max < m->phys_bits)
+    m->phys_bits = m->options.phys_bits_max;
+  m->identity = m->phys_bits >= IDENTITY_PHYS_BITS;
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  m->xcr0 = low | (uint64_t)high << 32;
+  uint32_t a, b, c, d;
+  __cpuid_count(0xd, 0, a, b, c, d);
+  m->xstate_bytes = b;
+  return 0;
+}
+
+// The arena has a chunk of its own, so that its pages' guest-physical addresses are one sum away.
+static int make_tables(struct cvm_failure *failure) {
+  struct machine *m = &cvm_machine;
+  m->window_of_chunk = reserve(CHUNK_COUNT * sizeof(uint32_t));
+  char *room = reserve(2 * CHUNK_BYTES);
+  if (room == NULL || m->window_of_chunk == NULL)
+    return fail(failure, CVM_CREATE, ENOMEM, "mmap");
+  char *arena = (char *)(((uint64_t)room + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1));
+  if (arena > room)
+    munmap(room, (size_t)(arena - room));
+  char *end = arena + TABLE_ARENA_BYTES;
+  munmap(end, (size_t)(room + 2 * CHUNK_BYTES - end));
+  madvise(arena, TABLE_ARENA_BYTES, MADV_NOHUGEPAGE);
+  madvise(arena, TABLE_ARENA_BYTES, MADV_DONTFORK);
+  m->table_next = arena;
+  m->table_end = end;
+  m->top[0] = (uint64_t *)table_page();
+  m->top[1] = (uint64_t *)table_page();
+  m->idt = (uint64_t *)table_page();
+  m->window_next = RESERVED_WINDOW + 1;
+  int error = add_slot((uint64_t)arena >> CHUNK_SHIFT, 1);
+  if (error != 0)
+    return fail(failure, CVM_CREATE, error, "KVM_SET_USER_MEMORY_REGION");
+  map_chunk((uint64_t)arena >> CHUNK_SHIFT);
+  return 0;
+}
+
+// Slots are 20 times cheaper before the first vCPU: what the process has mapped now gets them now.
+// Kernel mappings above the user addresses are none of ours.
+static int map_process(struct cvm_failure *failure) {
+  FILE *maps = fopen("/proc/self/maps", "re");
+  if (maps == NULL)
+    return fail(failure, CVM_CREATE, errno, "open /proc/self/maps");
+  char line[512];
+  int64_t result = 0;
+  while (result >= 0 && fgets(line, sizeof line, maps)) {
+    unsigned long start, end;
+    if (sscanf(line, "%lx-%lx", &start, &end) != 2 || start >= USER_END)
+      continue;
+    // A sparse giant gets its chunks as they are touched.
+    if (end - start > 4 * CHUNK_BYTES)
+      continue;
+    result = machine_map(start, (end < USER_END ? end : USER_END) - start);
+  }
+  fclose(maps);
+  return result >= 0 ? 0 : fail(failure, CVM_ADDRESSES, (int)-result, "memory slots");
+}
+
+int machine_prepare(const struct cvm_options *options, struct cvm_failure *failure) {
+  struct machine *m = &cvm_machine;
+  *m = (struct machine){.kvm = -1, .vm = -1, .options = *options};
+  if (open_device(failure) != 0 || read_features(failure) != 0 || make_tables(failure) != 0 ||
+      map_process(failure) != 0)
+    return -1;
+  return 0;
+}
+
+// After a failure on the way into the guest, so that the process is as it was. What vCPUs own
+// stays: they only exist when nearly everything has worked.
+void machine_discard(void) {
+  struct machine *m = &cvm_machine;
+  if (m->top[0] != NULL)
+    munmap(m->top[0], TABLE_ARENA_BYTES);
+  if (m->window_of_chunk != NULL)
+    munmap(m->window_of_chunk, CHUNK_COUNT * sizeof(uint32_t));
+  free(m->features);
+  if (m->vm >= 0)
+    close(m->vm);
+  if (m->kvm >= 0)
+    close(m->kvm);
+  *m = (struct machine){.kvm = -1, .vm = -1};
+}
+
+struct cvm_facts cvm_facts(void) {
+  const struct machine *m = &cvm_machine;
+  return (struct cvm_facts){
+      .phys_bits = m->phys_bits,
+      .identity = m->identity,
+      .call_cpl = m->call_cpl,
+      .slots = m->slot_count,
+      .table_pages = m->table_count,
+      .vcpus = atomic_load(&m->vcpu_count),
+  };
+}

@@ -1,0 +1,50 @@
+// Regions: what the page-fault handler and the marks know of pools.
+//
+// Slots are taken and freed under `region_lock`, by the program's threads, inside the guest or not;
+// a slot's list is appended to by any vCPU's fault handler and emptied by the thread that has the
+// pool's gate.
+#include "internal.h"
+
+struct cvm_region cvm_regions[REGION_COUNT];
+struct cvm_region *cvm_regions_end = cvm_regions;
+static cvm_lock region_lock;
+_Static_assert(sizeof(struct cvm_region) == 48, "entry.S walks the regions");
+
+struct cvm_region *cvm_region_create(uint64_t address, uint64_t page_count, uint64_t *entries,
+                                     uint32_t *list, uint64_t list_capacity) {
+  struct cvm_region *region = NULL;
+  lock(&region_lock);
+  for (int i = 0; i < REGION_COUNT && region == NULL; i++)
+    if (cvm_regions[i].page_count == 0)
+      region = &cvm_regions[i];
+  if (region != NULL) {
+    *region = (struct cvm_region){
+        .first_page = address >> PAGE_SHIFT,
+        .entries = entries,
+        .list = list,
+        .list_mask = list_capacity - 1,
+    };
+    __atomic_store_n(&region->page_count, page_count, __ATOMIC_RELEASE);
+    if (region >= cvm_regions_end)
+      __atomic_store_n(&cvm_regions_end, region + 1, __ATOMIC_RELEASE);
+  }
+  unlock(&region_lock);
+  return region;
+}
+
+void cvm_region_destroy(struct cvm_region *region) {
+  __atomic_store_n(&region->page_count, 0, __ATOMIC_RELEASE);
+}
+
+void cvm_region_append(struct cvm_region *region, uint32_t page) {
+  uint64_t index = __atomic_fetch_add(&region->listed, 1, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&region->list[index & region->list_mask], page + 1, __ATOMIC_RELEASE);
+}
+
+uint32_t cvm_region_take(struct cvm_region *region, uint64_t index) {
+  uint32_t *place = &region->list[index & region->list_mask];
+  uint32_t page;
+  while ((page = __atomic_exchange_n(place, 0, __ATOMIC_ACQ_REL)) == 0)
+    RAW(SYS_sched_yield);
+  return page - 1;
+}

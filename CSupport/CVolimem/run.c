@@ -1,0 +1,211 @@
+// The run loop: a thread's host side. It enters the guest, and answers what brought it out:
+//
+//   a system call at CPL3   the call's target is a page that nobody may fetch: KVM_RUN refuses with
+//                           the instruction pointer there
+//   a system call at CPL0   the stub halts
+//   an exception            the stub halts: faults.
+//   a refusal (EFAULT)      the host has no page there, or not with that permission
+//   a signal                its handler has run on this stack by the time KVM_RUN returns
+//
+// Whatever the thread was doing when a fault occurred, the same instruction is then run on the host
+// (step.c), where it does what it would do without us.
+#include "internal.h"
+
+#include <errno.h>
+
+#define BREAKPOINT 3
+#define PAGE_FAULT 14
+
+struct exception_frame {
+  uint64_t rax, vector, error, rip, cs, rflags, rsp, ss;
+};
+
+static void trace(const struct vcpu *vcpu, const char *what, uint64_t a, uint64_t b) {
+  struct line line = {.length = 0};
+  line_text(&line, "volip[");
+  line_number(&line, atomic_load(&vcpu->tid));
+  line_text(&line, "] ");
+  line_text(&line, what);
+  line_text(&line, " ");
+  line_hex(&line, a);
+  line_text(&line, " ");
+  line_hex(&line, b);
+  line_write(&line);
+}
+
+static long run_once(struct vcpu *vcpu) {
+  struct kvm_run *run = vcpu->run;
+  atomic_store(&vcpu->in_guest, 1);
+  vcpu_flush_if_stale(vcpu);
+  run->exit_reason = KVM_EXIT_UNKNOWN;
+  long result = RAW(SYS_ioctl, vcpu->fd, KVM_RUN, 0);
+  atomic_store(&vcpu->in_guest, 0);
+  atomic_fetch_add_explicit(&vcpu->exits, 1, memory_order_relaxed);
+  return result;
+}
+
+static bool is_call(const struct vcpu *vcpu, long result) {
+  uint64_t rip = vcpu->run->s.regs.regs.rip;
+  if (cvm_machine.call_cpl == 3)
+    return result == -EFAULT && rip == cvm_machine.call_target;
+  return result == 0 && vcpu->run->exit_reason == KVM_EXIT_HLT &&
+         rip == (uint64_t)cvm_call_halted;
+}
+
+// Where to go on after a call. At CPL3 the target page has no code, so the return is made here; at
+// CPL0 the stub's SYSRET does it from rcx and r11.
+static void return_from_call(struct kvm_regs *registers) {
+  if (cvm_machine.call_cpl != 3)
+    return;
+  registers->rip = registers->rcx;
+  registers->rflags = registers->r11;
+}
+
+static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
+  long number = (long)registers->rax;
+  switch (number) {
+  case SYS_exit:
+    process_exit_thread(vcpu, (long)registers->rdi);
+  case SYS_clone:
+  case SYS_clone3:
+  case SYS_fork:
+  case SYS_vfork:
+    return process_clone(vcpu, registers, number);
+  case OWN_CALL_EXIT:
+    return 0;
+  case OWN_CALL_MAP:
+    return machine_map(registers->rdi, registers->rsi);
+  case OWN_CALL_FLUSH_OTHERS:
+    vcpus_flush_others(vcpu);
+    return 0;
+  case SYS_arch_prctl:
+    return process_arch_prctl(vcpu, registers);
+  default:
+    return call_forward(registers);
+  }
+}
+
+// The registers of the interrupted code. The vCPU is in the stub, its frame on its own stack.
+static void leave_exception(struct vcpu *vcpu, const struct exception_frame *frame) {
+  struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  registers->rax = frame->rax;
+  registers->rip = frame->rip;
+  registers->rflags = frame->rflags;
+  registers->rsp = frame->rsp;
+  vcpu_set_user_mode(vcpu);
+}
+
+static void exception(struct vcpu *vcpu) {
+  struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  struct exception_frame *frame = (struct exception_frame *)registers->rsp;
+  if (cvm_machine.options.trace_faults)
+    trace(vcpu, "exception, vector and instruction", frame->vector, frame->rip);
+  if ((frame->cs & 3) != 3)
+    machine_stop("volip: exception inside the guest's own ring 0 at ", frame->rip);
+  if (frame->vector == PAGE_FAULT) {
+    struct kvm_sregs s;
+    long result = vcpu_ioctl(vcpu, KVM_GET_SREGS, &s);
+    if (result != 0)
+      machine_stop("volip: KVM_GET_SREGS, error ", (uint64_t)-result);
+    if (cvm_machine.options.trace_faults)
+      trace(vcpu, "page fault, address and code", s.cr2, frame->error);
+    if (s.cr2 < USER_END && !machine_has(s.cr2)) {
+      int64_t mapped = machine_map(s.cr2, 1);
+      if (mapped < 0)
+        machine_stop("volip: no guest-physical addresses are left for ", s.cr2);
+      return;  // the stub goes back to the instruction
+    }
+  }
+  if (frame->vector == BREAKPOINT)
+    frame->rip--;  // to the instruction itself
+  leave_exception(vcpu, frame);
+  step_on_host(vcpu, registers);
+  vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+}
+
+static bool is_stub(uint64_t rip) {
+  return rip >= (uint64_t)cvm_exception_stubs && rip < (uint64_t)cvm_stubs_end;
+}
+
+static void unexpected(struct vcpu *vcpu, long result) {
+  const struct kvm_run *run = vcpu->run;
+  trace(vcpu, "unexpected exit: reason and instruction", run->exit_reason, run->s.regs.regs.rip);
+  if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+    trace(vcpu, "KVM internal error", run->internal.suberror, run->internal.ndata);
+  machine_stop("volip: KVM_RUN returned ", (uint64_t)result);
+}
+
+void run_forever(struct vcpu *vcpu) {
+  struct kvm_run *run = vcpu->run;
+  for (;;) {
+    long result = run_once(vcpu);
+    struct kvm_regs *registers = &run->s.regs.regs;
+    if (cvm_machine.options.trace_exits)
+      trace(vcpu, "exit, reason and instruction", run->exit_reason, registers->rip);
+    if (result == -EINTR || result == -EAGAIN) {
+      run->immediate_exit = 0;
+    } else if (is_call(vcpu, result)) {
+      long value = call(vcpu, registers);
+      return_from_call(registers);
+      registers->rax = (uint64_t)value;
+      run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+    } else if (result == 0 && run->exit_reason == KVM_EXIT_HLT &&
+               registers->rip == (uint64_t)cvm_exception_halted) {
+      exception(vcpu);
+    } else if (result == -EFAULT && !is_stub(registers->rip)) {
+      if (cvm_machine.options.trace_faults)
+        trace(vcpu, "refused by the host, instruction and stack", registers->rip, registers->rsp);
+      step_on_host(vcpu, registers);
+      run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+    } else {
+      unexpected(vcpu, result);
+    }
+  }
+}
+
+static uint64_t time_stamp(void) {
+  uint32_t low, high;
+  __asm__ volatile("lfence; rdtsc" : "=a"(low), "=d"(high));
+  return low | (uint64_t)high << 32;
+}
+
+// The first thing that runs in the guest reads the time stamp counter and makes a system call, to
+// learn where that arrives: KVM_RUN refuses to fetch from the target page, at CPL3 under shadow
+// paging, at CPL0 on processors.
+int run_probe(struct vcpu *vcpu, bool *shares_time_stamps) {
+  struct kvm_regs registers = {.rip = (uint64_t)cvm_probe_stub, .rflags = 2};
+  int error = vcpu_start(vcpu, &registers, 0, 0);
+  if (error != 0)
+    return error;
+  uint64_t earlier = time_stamp();
+  long result;
+  do {
+    result = run_once(vcpu);
+    vcpu->run->immediate_exit = 0;
+  } while (result == -EINTR || result == -EAGAIN);
+  uint64_t later = time_stamp();
+  const struct kvm_regs *after = &vcpu->run->s.regs.regs;
+  if (result != -EFAULT || after->rip != cvm_machine.call_target)
+    return EPROTO;
+  *shares_time_stamps = after->rbx >= earlier && after->rbx <= later;
+  struct kvm_sregs s;
+  result = vcpu_ioctl(vcpu, KVM_GET_SREGS, &s);
+  if (result != 0)
+    return (int)-result;
+  cvm_machine.call_cpl = s.cs.selector & 3;
+  if (cvm_machine.call_cpl == 3)
+    return 0;
+  cvm_machine.call_target = (uint64_t)cvm_call_stub;
+  return vcpu_set_call_target(vcpu);
+}
+
+/// On the vCPU's own stack. Returns only if the vCPU could not be started.
+__attribute__((used)) void run_first(struct vcpu *vcpu, const struct kvm_regs *registers) {
+  uint64_t fs_base;
+  const int get_fs = 0x1003;
+  RAW(SYS_arch_prctl, get_fs, &fs_base);
+  cvm_this_vcpu = vcpu;
+  if (vcpu_start(vcpu, registers, fs_base, 0) == 0)
+    run_forever(vcpu);
+  cvm_this_vcpu = NULL;
+}

@@ -1,0 +1,218 @@
+// GuestRegion: the 4 KiB entries of one pool's pages in the guest's page table.
+//
+// The entries of a pool are contiguous in memory, whatever its size; their tables are reserved when
+// the pool is opened and built as far as its heap is used.
+//
+//   not watched   inside a 2 MiB entry, or with an entry of its own, without write permission
+//   watched       an entry of its own, with the flags that the tracker gives it
+//
+// Who may touch what: the thread that has the pool's gate edits entries, in guest mode only (under
+// shadow paging edits from the host that take rights away go unseen); any processor sets A and D,
+// any fault handler W and LISTED, at any time. Entries of watched pages are therefore changed by
+// atomic operations. Rights that were taken away are gone after `flush`.
+
+import CVolimem
+import Glibc
+
+/// The upper levels of this process's page table.
+public struct MachineTables: TableMemory {
+  public init() {}
+
+  public func table(at address: GuestPhysicalAddress) -> UnsafeMutablePointer<UInt64> {
+    cvm_table_at(address.value)
+  }
+
+  public static var pageTable: PageTable<MachineTables> {
+    PageTable(root: GuestPhysicalAddress(cvm_root()), memory: MachineTables())
+  }
+}
+
+public final class GuestRegion {
+  public let pageCount: Int
+  /// One entry a page. Those of pages that are not watched may not exist yet and read as 0.
+  public let entries: UnsafeMutablePointer<UInt64>
+  private let pages: Range<UInt64>
+  private let firstBlock: UInt64
+  private let tables: TableReservation
+  private let region: UnsafeMutablePointer<cvm_region>
+  private var builtBlocks = 0
+  private var consumed: UInt64 = 0
+  private var isOpen = true
+
+  private static let pagesPerBlock = 512
+  private static let pageBytes: UInt64 = 4096
+  private static let blockBytes: UInt64 = 2 << 20
+
+  /// The region of a working copy. Its pages lose write permission.
+  public init(base: UnsafeMutableRawPointer, pageCount: Int) throws(PoolError) {
+    let address = UInt64(UInt(bitPattern: base))
+    self.pageCount = pageCount
+    pages = address..<address + UInt64(pageCount) * Self.pageBytes
+    firstBlock = address & ~(Self.blockBytes - 1)
+    let blockCount = Int((pages.upperBound - firstBlock + Self.blockBytes - 1) / Self.blockBytes)
+    let mapped = cvm_map(firstBlock, UInt64(blockCount) * Self.blockBytes)
+    guard mapped >= 0 else {
+      throw .system(operation: "guest memory slot", errorNumber: Int32(-mapped))
+    }
+    tables = try TableReservation(blockCount: blockCount, pageCount: pageCount)
+    // SAFETY: the reservation has 512 entries for each block, of which the first is firstBlock.
+    entries = tables.entries + Int((address - firstBlock) / Self.pageBytes)
+    let created = cvm_region_create(
+      address, UInt64(pageCount), entries, tables.list, UInt64(tables.listCapacity))
+    guard let created else {
+      throw .trackerUnavailable(tracker: "guest", reason: "too many open pools")
+    }
+    region = created
+    try protectBlocks()
+    flush()
+  }
+
+  deinit {
+    close()
+  }
+
+  private func blockAddress(_ block: Int) -> GuestVirtualAddress {
+    GuestVirtualAddress(firstBlock + UInt64(block) * Self.blockBytes)
+  }
+
+  /// Whole blocks lose write permission in their 2 MiB entries; blocks that the pool shares with
+  /// its neighbours get tables at once.
+  private func protectBlocks() throws(PoolError) {
+    for block in 0..<tables.blockCount {
+      let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
+      guard leaf.entry.contains(.large) else {
+        throw .trackerUnavailable(
+          tracker: "guest", reason: "another pool has pages in the same 2 MiB")
+      }
+      leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
+    }
+    let isShared = pages.lowerBound != firstBlock || pages.upperBound % Self.blockBytes != 0
+    if isShared { build(upToBlock: 1) }
+    if pages.upperBound % Self.blockBytes != 0 { build(upToBlock: tables.blockCount) }
+  }
+
+  /// Tables for blocks below `end`.
+  private func build(upToBlock end: Int) {
+    let table = MachineTables.pageTable
+    while builtBlocks < end {
+      let address = blockAddress(builtBlocks)
+      let leaf = table.directoryEntry(for: address)
+      let first = leaf.entry.target.value & ~(Self.blockBytes - 1)
+      // SAFETY: the reservation has 512 entries for each block.
+      let block = tables.entries + builtBlocks * Self.pagesPerBlock
+      for index in 0..<Self.pagesPerBlock {
+        let offset = UInt64(index) * Self.pageBytes
+        let isOurs = pages.contains(address.value + offset)
+        block[index] =
+          PageTableEntry(
+            GuestPhysicalAddress(first + offset), isOurs ? .readable : [.table, .dirty]
+          ).bits
+      }
+      let place = GuestVirtualAddress(UInt64(UInt(bitPattern: block)))
+      leaf.entry = PageTableEntry(table.translate(place)!, .table)
+      builtBlocks += 1
+    }
+  }
+
+  /// Gives pages entries of their own with `flags` besides the readable ones. To be followed by
+  /// `flush` where blocks had been in use as 2 MiB entries.
+  public func watch(_ range: Range<Int>, _ flags: PageTableEntry.Flags) {
+    guard let last = range.last else { return }
+    // SAFETY: last is a page of this region, so its entry is inside the reservation.
+    let lastEntry = entries + last - tables.entries
+    build(upToBlock: lastEntry / Self.pagesPerBlock + 1)
+    for page in range { cvm_entry_or(entries + page, flags.rawValue) }
+  }
+
+  @inline(__always)
+  public func add(_ flags: PageTableEntry.Flags, to page: Int) {
+    cvm_entry_or(entries + page, flags.rawValue)
+  }
+
+  @inline(__always)
+  public func remove(_ flags: PageTableEntry.Flags, from page: Int) {
+    cvm_entry_and(entries + page, ~flags.rawValue)
+  }
+
+  /// Makes it true for every processor that rights were taken away. No exit if no other thread is
+  /// running inside the guest.
+  public func flush() {
+    cvm_raise_flush_generation()
+    cvm_flush_self()
+    cvm_flush_others()
+  }
+
+  // MARK: The list of granted pages
+
+  /// Pages that fault handlers have listed since the last `takeListed`.
+  public var listedCount: Int { Int(cvm_region_listed(region) - consumed) }
+
+  public func takeListed(_ body: (Int) -> Void) {
+    let end = cvm_region_listed(region)
+    while consumed < end {
+      body(Int(cvm_region_take(region, consumed)))
+      consumed += 1
+    }
+  }
+
+  /// Gives the addresses back to 2 MiB entries. The pages must not be used any more.
+  public func close() {
+    guard isOpen else { return }
+    isOpen = false
+    cvm_region_destroy(region)
+    for block in 0..<tables.blockCount {
+      let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
+      let isTable = block < builtBlocks
+      let target =
+        isTable
+        ? PageTableEntry(bits: tables.entries[block * Self.pagesPerBlock]).target
+        : GuestPhysicalAddress(leaf.entry.target.value & ~(Self.blockBytes - 1))
+      leaf.entry = PageTableEntry(target, [.table, .dirty, .large])
+    }
+    flush()
+    tables.release()
+  }
+}
+
+/// Memory for the tables and the list of a region: reserved whole, backed as far as it is used.
+private struct TableReservation {
+  let blockCount: Int
+  let entries: UnsafeMutablePointer<UInt64>
+  let list: UnsafeMutablePointer<UInt32>
+  let listCapacity: Int
+
+  init(blockCount: Int, pageCount: Int) throws(PoolError) {
+    self.blockCount = blockCount
+    var capacity = 1
+    while capacity < pageCount { capacity *= 2 }
+    listCapacity = capacity
+    // SAFETY: the mappings are fresh, zero, and large enough for what they are bound to.
+    entries = try Self.reserve(blockCount * 4096).bindMemory(
+      to: UInt64.self, capacity: blockCount * 512)
+    list = try Self.reserve(capacity * 4).bindMemory(to: UInt32.self, capacity: capacity)
+  }
+
+  /// Mapped in the guest as well: processors and the fault handler cannot wait for it.
+  private static func reserve(_ byteCount: Int) throws(PoolError) -> UnsafeMutableRawPointer {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+    let mapped = mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, -1, 0)
+    guard let mapped, mapped != MAP_FAILED else {
+      throw .system(operation: "mmap", errorNumber: errno)
+    }
+    madvise(mapped, byteCount, MADV_DONTFORK)
+    madvise(mapped, byteCount, MADV_NOHUGEPAGE)
+    let result = cvm_map(UInt64(UInt(bitPattern: mapped)), UInt64(byteCount))
+    guard result >= 0 else {
+      munmap(mapped, byteCount)
+      throw .system(operation: "guest memory slot", errorNumber: Int32(-result))
+    }
+    return mapped
+  }
+
+  /// Gives the memory back and keeps the addresses: a system call of another thread that is just
+  /// marking its buffers may still look.
+  func release() {
+    madvise(entries, blockCount * 4096, MADV_DONTNEED)
+    madvise(list, listCapacity * 4, MADV_DONTNEED)
+  }
+}

@@ -1,0 +1,85 @@
+// VirtualMachine: this process as a virtual machine. Policy; the mechanism is CVolimem's.
+
+@_exported import VolipPool
+
+import CVolimem
+import Glibc
+
+public enum VirtualMachine {
+  /// Test switch: `VOLIP_PHYS_BITS=39` uses no more physical address bits than that.
+  public static let physicalBitsSwitch = "VOLIP_PHYS_BITS"
+  /// `VOLIP_TRACE=syscalls,faults,exits` writes a line for each on standard error: strace and gdb
+  /// do not see into the guest.
+  public static let traceSwitch = "VOLIP_TRACE"
+
+  public struct Facts: Equatable, Sendable {
+    public let physicalBits: Int
+    /// Whether guest-physical addresses are the virtual ones.
+    public let isIdentityMapped: Bool
+    /// Privilege level at which system calls arrive: 3 under shadow paging, 0 on processors.
+    public let callLevel: Int
+    public let memorySlots: Int
+    public let tablePages: Int
+    public let virtualProcessors: Int
+  }
+
+  /// Continues this process in guest mode: from here on every thread is a virtual processor and the
+  /// page table belongs to the process. To be called by the first thread before others exist, and
+  /// before pools are opened.
+  public static func enter() throws(MachineError) {
+    guard !isEntered else { throw .alreadyEntered }
+    let pools = PoolFile.openCount
+    guard pools == 0 else { throw .poolsAreOpen(count: pools) }
+    let others = otherThreads()
+    guard others == 0 else { throw .otherThreads(count: others) }
+    var failure = cvm_failure()
+    var options = environmentOptions()
+    guard !cvm_enter(&options, &failure) else { return }
+    let operation = String(cString: failure.operation)
+    switch failure.stage {
+    case CVM_OPEN: throw .noDevice(errorNumber: failure.error_number)
+    case CVM_ADDRESSES: throw .addressesExhausted
+    default: throw .unsupported(operation: operation, errorNumber: failure.error_number)
+    }
+  }
+
+  /// Whether the calling thread runs in the guest: all threads of a process that entered do, its
+  /// children do not.
+  public static var isEntered: Bool { cvm_is_guest() }
+
+  /// Exits that the calling thread has made so far.
+  public static var exits: UInt64 { cvm_exits() }
+
+  public static var facts: Facts {
+    let facts = cvm_facts()
+    return Facts(
+      physicalBits: Int(facts.phys_bits), isIdentityMapped: facts.identity,
+      callLevel: Int(facts.call_cpl), memorySlots: Int(facts.slots),
+      tablePages: Int(facts.table_pages), virtualProcessors: Int(facts.vcpus))
+  }
+
+  private static func environmentOptions() -> cvm_options {
+    let traced = Set(environment(traceSwitch)?.split(separator: ",").map(String.init) ?? [])
+    return cvm_options(
+      phys_bits_max: Int32(environment(physicalBitsSwitch) ?? "") ?? 0,
+      trace_calls: traced.contains("syscalls"), trace_faults: traced.contains("faults"),
+      trace_exits: traced.contains("exits"), tracked_base: AddressMap.poolRange.lowerBound,
+      tracked_bytes: UInt64(AddressMap.poolRange.count))
+  }
+
+  private static func environment(_ name: String) -> String? {
+    // SAFETY: the C string is copied at once.
+    getenv(name).map { String(cString: $0) }
+  }
+
+  private static func otherThreads() -> Int {
+    guard let directory = opendir("/proc/self/task") else { return 0 }
+    defer { closedir(directory) }
+    var count = 0
+    // SAFETY: readdir's entry stays valid until the next call.
+    while let entry = readdir(directory) {
+      if entry.pointee.d_name.0 != CChar(UInt8(ascii: ".")) { count += 1 }
+    }
+    return max(count - 1, 0)
+  }
+}

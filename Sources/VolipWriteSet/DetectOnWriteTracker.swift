@@ -1,0 +1,73 @@
+// DetectOnWriteTracker: armed pages have no write permission in the guest's page table; the guest's
+// page-fault handler gives it back and lists the page.
+//
+// A first write costs a fault inside the guest; a take costs nothing for pages that nobody wrote.
+
+import VolipMachine
+
+final class DetectOnWriteTracker: GuestTracker {
+  let kind = TrackerKind.detectOnWrite
+  let workingCopy: WorkingCopy
+  let region: GuestRegion
+  private(set) var watched = 0
+  /// Writable pages that a take reports whether they were written or not; ascending.
+  private var retained: [UInt32] = []
+
+  init(_ workingCopy: WorkingCopy, _ region: GuestRegion) {
+    self.workingCopy = workingCopy
+    self.region = region
+  }
+
+  func watch(upTo limit: Int) throws(PoolError) {
+    guard limit > watched else { return }
+    precondition(limit <= workingCopy.pageCount)
+    try workingCopy.makeWritable(watched..<limit)
+    region.watch(watched..<limit, .grantable)
+    watched = limit
+  }
+
+  /// Listed pages join the retained ones until they are armed: a second take before that reports
+  /// them again.
+  func takeWritten(into writeSet: WriteSet) {
+    writeSet.removeAll()
+    if region.listedCount > 0 {
+      region.takeListed { retained.append(UInt32($0)) }
+      retained.sort()
+    }
+    for page in retained { writeSet.append(page: Int(page)) }
+  }
+
+  func takeWrittenAndArm(into writeSet: WriteSet) {
+    takeWritten(into: writeSet)
+    writeSet.retainNone()
+    arm(writeSet)
+  }
+
+  func arm(_ writeSet: WriteSet) {
+    var isAny = false
+    retained.removeAll(keepingCapacity: true)
+    for index in 0..<writeSet.pageCount {
+      if writeSet.isRetained(index) {
+        retained.append(UInt32(writeSet.page(index)))
+      } else {
+        region.remove([.writable, .dirty, .listed], from: writeSet.page(index))
+        isAny = true
+      }
+    }
+    if isAny { region.flush() }
+  }
+
+  func adopt(watched limit: Int, retained: WriteSet) {
+    watched = limit
+    self.retained.removeAll(keepingCapacity: true)
+    for page in 0..<limit {
+      region.remove([.writable, .dirty, .listed], from: page)
+      region.add(.grantable, to: page)
+    }
+    for index in 0..<retained.pageCount where retained.isRetained(index) {
+      self.retained.append(UInt32(retained.page(index)))
+      region.add([.listed, .writable], to: retained.page(index))
+    }
+    region.flush()
+  }
+}

@@ -1,0 +1,81 @@
+// DirtyBitsTracker: dirty-bit inspection. The processor sets bit D of a page's entry in the guest's
+// page table on its first write; a take scans the entries, arming clears D.
+//
+// A first write costs no trap. A scan costs 0.3 ns a watched page, whatever was written.
+
+import VolipMachine
+
+final class DirtyBitsTracker: GuestTracker {
+  let kind = TrackerKind.dirtyBits
+  let workingCopy: WorkingCopy
+  let region: GuestRegion
+  private(set) var watched = 0
+
+  private static let watchedFlags: PageTableEntry.Flags = [.writable]
+
+  init(_ workingCopy: WorkingCopy, _ region: GuestRegion) {
+    self.workingCopy = workingCopy
+    self.region = region
+  }
+
+  func watch(upTo limit: Int) throws(PoolError) {
+    guard limit > watched else { return }
+    precondition(limit <= workingCopy.pageCount)
+    // For system calls, which write by the host's mapping.
+    try workingCopy.makeWritable(watched..<limit)
+    region.watch(watched..<limit, Self.watchedFlags)
+    watched = limit
+  }
+
+  func takeWritten(into writeSet: WriteSet) {
+    writeSet.removeAll()
+    forEachDirty { writeSet.append(page: $0) }
+  }
+
+  func takeWrittenAndArm(into writeSet: WriteSet) {
+    writeSet.removeAll()
+    forEachDirty { page in
+      region.remove(.dirty, from: page)
+      writeSet.append(page: page)
+    }
+    if writeSet.pageCount > 0 { region.flush() }
+  }
+
+  @inline(__always)
+  private func forEachDirty(_ body: (Int) -> Void) {
+    let dirty = PageTableEntry.Flags.dirty.rawValue
+    let wide = watched / 8 * 8
+    var page = 0
+    while page < wide {
+      // SAFETY: the first `watched` entries exist. A processor that sets a bit meanwhile is seen
+      // now or in the next take.
+      let entries = UnsafeRawPointer(region.entries + page).loadUnaligned(as: SIMD8<UInt64>.self)
+      if any(entries & dirty .!= 0) {
+        for lane in 0..<8 where entries[lane] & dirty != 0 { body(page + lane) }
+      }
+      page += 8
+    }
+    for page in wide..<watched where region.entries[page] & dirty != 0 { body(page) }
+  }
+
+  func arm(_ writeSet: WriteSet) {
+    var isAny = false
+    for index in 0..<writeSet.pageCount where !writeSet.isRetained(index) {
+      region.remove(.dirty, from: writeSet.page(index))
+      isAny = true
+    }
+    if isAny { region.flush() }
+  }
+
+  func adopt(watched limit: Int, retained: WriteSet) {
+    watched = limit
+    for page in 0..<limit {
+      region.remove([.dirty, .grantable, .listed], from: page)
+      region.add(.writable, to: page)
+    }
+    for index in 0..<retained.pageCount where retained.isRetained(index) {
+      region.add(.dirty, to: retained.page(index))
+    }
+    region.flush()
+  }
+}

@@ -1,0 +1,37 @@
+// GuestTracker: what trackers over the guest's own page table have in common.
+//
+// They run in guest mode, where no system call is needed to take a write set or to arm it.
+
+import VolipMachine
+
+protocol GuestTracker: Tracker {
+  var workingCopy: WorkingCopy { get }
+  var region: GuestRegion { get }
+  /// Pages that a section may write.
+  var watched: Int { get }
+
+  /// Takes the region over from another tracker between two sections: the pages that `retained`
+  /// retains stay written, all others are armed.
+  func adopt(watched limit: Int, retained: WriteSet)
+}
+
+extension GuestTracker {
+  func sectionOpened() {}
+
+  func sectionClosed() {}
+
+  func settle(_ writeSet: WriteSet) {}
+
+  /// System calls mark what they write (rule 16).
+  func willWrite(_ pages: Range<Int>) {}
+
+  /// A scan tells, and costs no more than looking for a reason not to make it.
+  func mayHaveStrayWrites() -> Bool { true }
+
+  func stop() { region.close() }
+}
+
+extension DetectOnWriteTracker {
+  /// Pages that are listed already have been taken or are retained.
+  func mayHaveStrayWrites() -> Bool { region.listedCount > 0 }
+}

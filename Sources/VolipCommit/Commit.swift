@@ -36,9 +36,9 @@ extension PoolEngine {
     } catch {
       throw poison(error, "write set not collected")
     }
-    let start = ticks()
+    let start = retention.observes(writeSet) ? ticks() : nil
     writeSet.compare(workingCopy, with: parts.image)
-    retention.learn(writeSet, ticks: ticks() - start)
+    retention.learn(writeSet, ticks: start.map { ticks() - $0 })
   }
 
   /// Step 2: file blocks for the lines and room in the log. Nothing is sealed before both are had.

@@ -1,8 +1,9 @@
 // OrdinaryBlocks: an allocation and a free that change one bit and one count, and nothing else.
 //
 // Nearly every call takes a block from a slab that stays in its list, or gives one back to such a
-// slab. Here that is done in about 100 instructions for both, against 280 on the way through the
-// general path, whose calls, copies and typed errors cost more than the work.
+// slab. Here that is done in 78 and 122 instructions, counted step by step; on the way through the
+// general path it was 540 for both, more for calls, copies and typed errors than for the work.
+// (glibc needs 130.)
 //
 // Invariants
 // 1. Whatever comes from the pool is checked as the general path checks it, before anything is

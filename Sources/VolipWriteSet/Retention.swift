@@ -28,6 +28,9 @@ public final class Retention {
   static let streakMax: UInt8 = 3
   /// Outcomes remembered for a streak; the counts are halved beyond it, so that old ones fade.
   static let outcomesMax: Double = 4096
+  /// While idle, so many commits of a period are looked at.
+  static let windowCommits: UInt32 = 6
+  static let windowPeriod: UInt32 = 32
 
   /// Ticks of one trap and the arming after it; 0 switches retention off.
   public let trapTicks: Double
@@ -43,19 +46,33 @@ public final class Retention {
   @exclusivity(unchecked) private var isWorthwhile = SIMDMask<SIMD4<Int64>>()
   /// Pages that the last commit left writable.
   @exclusivity(unchecked) private var retainedCount = 0
+  /// Pages of the last commit looked at whose streak is one that is worth retaining.
+  @exclusivity(unchecked) private var worthyCount = 0
+  /// Pages of the last commit looked at.
+  @exclusivity(unchecked) private var observedPages = 0
+  /// The commit from which the periods of looking count.
+  @exclusivity(unchecked) private var windowStart: UInt32 = 0
 
   public init(pageCapacity: Int, trapTicks: Double) throws(PoolError) {
     history = try ReservedArray(capacity: pageCapacity)
     self.trapTicks = trapTicks
   }
 
-  /// Whether `decide` could retain anything now, or has in the last commit.
-  public var isIdle: Bool { retainedCount == 0 && !any(isWorthwhile) }
+  /// Whether nothing is retained, and nothing was worth it in the last commit looked at. That a
+  /// streak is worthwhile is not enough to be awake: large sections teach it of streaks that the
+  /// pages of small ones, afterwards, never get; arming apart from taking cost those 25 %.
+  public var isIdle: Bool { retainedCount == 0 && worthyCount == 0 }
 
-  /// While nothing is worth retaining, only some commits in a row are looked at: enough for a page
-  /// to get to the highest streak and to be seen changing once more. Looking at each would cost a
-  /// section of one update 5 %.
-  private var isObserving: Bool { !isIdle || commit % 32 < 6 }
+  /// Whether `learn` is to look at a commit. While nothing is worth retaining, only at some in a
+  /// row: enough for a page to get to the highest streak and to be seen changing once more. Looking
+  /// at each would cost a section of one update 5 %.
+  public func observes(_ writeSet: WriteSet) -> Bool {
+    guard trapTicks > 0, writeSet.pageCount > 0 else { return false }
+    guard isIdle else { return true }
+    // Far more pages than before: the program does something else now, and traps cost most here.
+    if writeSet.pageCount > 2 * observedPages + 8 { windowStart = commit }
+    return (commit &- windowStart) % Self.windowPeriod < Self.windowCommits
+  }
 
   /// Decides for each page of a new write set, before it is compared.
   public func decide(_ writeSet: WriteSet) {
@@ -87,14 +104,16 @@ public final class Retention {
     retainedCount = 0
   }
 
-  /// Learns from a compared write set. `ticks` is what the comparison of all its pages took.
-  public func learn(_ writeSet: WriteSet, ticks: UInt64) {
+  /// Learns from a compared write set. `ticks` is what the comparison of all its pages took, nil
+  /// for one that is not observed.
+  public func learn(_ writeSet: WriteSet, ticks: UInt64?) {
     defer { commit &+= 1 }
-    guard trapTicks > 0, writeSet.pageCount > 0, isObserving else { return }
+    guard let ticks, trapTicks > 0, writeSet.pageCount > 0 else { return }
+    observedPages = writeSet.pageCount
     let each = Double(ticks) / Double(writeSet.pageCount)
     comparisonTicks = comparisonTicks == 0 ? each : comparisonTicks * 0.9 + each * 0.1
     var seen = SIMD4<Double>()
-    retainedCount = 0
+    (retainedCount, worthyCount) = (0, 0)
     for index in 0..<writeSet.pageCount {
       let number = writeSet.page(index)
       var page = history[number]
@@ -110,6 +129,7 @@ public final class Retention {
       page.commit = commit
       page.isRetained = writeSet.retained[index]
       retainedCount += page.isRetained ? 1 : 0
+      worthyCount += isWorthwhile[Int(page.streak)] ? 1 : 0
       history[number] = page
       seen[Int(page.streak)] += 1
     }

@@ -94,6 +94,40 @@ import Testing
     #expect(cold == 0)
   }
 
+  /// Large sections teach that pages which change in a row are worth retaining. Sections of one
+  /// page each, afterwards, must not pay for it; a large one must not wait for the next period.
+  @Test func retentionIsIdleInSmallSectionsAfterLargeOnesAndAwakeAgainAtOnce() throws {
+    let retention = try Retention(pageCapacity: 1000, trapTicks: 1400)
+    let writeSet = try WriteSet(pageCapacity: 1000)
+    var looks = 0
+    func commit(_ pages: Range<Int>) {
+      writeSet.removeAll()
+      for page in pages {
+        writeSet.changedLines[writeSet.pageCount] = 1
+        writeSet.append(page: page)
+      }
+      if retention.isIdle { writeSet.retainNone() } else { retention.decide(writeSet) }
+      let isObserved = retention.observes(writeSet)
+      looks += isObserved ? 1 : 0
+      retention.learn(writeSet, ticks: isObserved ? 400 * UInt64(writeSet.pageCount) : nil)
+    }
+    for _ in 0..<50 { commit(0..<500) }
+    #expect(!retention.isIdle && writeSet.isRetained(0))
+    // The retained pages themselves are the tracker's to report; here they are gone at once.
+    // So long, because what the lowest streak was worth fades with each page that disappoints.
+    for index in 0..<3000 { commit(500 + index % 500..<501 + index % 500) }
+    #expect(retention.isIdle)
+    looks = 0
+    for page in 600..<760 { commit(page..<page + 1) }
+    #expect(retention.isIdle && looks <= 160 * 6 / 32 + 6)
+    var needed = 0
+    while retention.isIdle, needed < 100 {
+      commit(0..<500)
+      needed += 1
+    }
+    #expect(needed <= 6)
+  }
+
   @Test func nothingIsRetainedWhenRetentionIsOff() throws {
     let (hot, cold) = try play(commits: 50, trapTicks: 0, comparisonTicks: 400, hot: 5, cold: 10)
     #expect(hot + cold == 0)

@@ -4,9 +4,40 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+
+static pthread_mutex_t forks = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
+static int cancel_state;  // of the thread that has the mutex
+
+static void lock_forks(void) {
+  pthread_mutex_lock(&forks);
+}
+
+static void unlock_forks(void) {
+  pthread_mutex_unlock(&forks);
+}
+
+static void watch_forks(void) {
+  pthread_atfork(lock_forks, unlock_forks, unlock_forks);
+}
+
+void cvp_forks_wait(void) {
+  int previous = PTHREAD_CANCEL_ENABLE;
+  pthread_once(&forks_once, watch_forks);
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &previous);
+  lock_forks();
+  cancel_state = previous;
+}
+
+void cvp_forks_go_on(void) {
+  int previous = cancel_state;
+  unlock_forks();
+  pthread_setcancelstate(previous, NULL);
+}
 
 int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count) {
   int result;

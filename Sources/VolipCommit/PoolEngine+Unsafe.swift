@@ -153,11 +153,12 @@ public final class PoolEngine: @unchecked Sendable {
 
   // MARK: Gate
 
-  private func lock() throws(PoolError) {
+  private func lock(evenPoisoned: Bool = false) throws(PoolError) {
     guard parentMark.pointee == 1 else { throw .forkedChild }
     pthread_mutex_lock(gate)
     switch state {
     case .ready: return
+    case .poisoned where evenPoisoned: return
     case .closed:
       pthread_mutex_unlock(gate)
       throw .closed
@@ -174,18 +175,19 @@ public final class PoolEngine: @unchecked Sendable {
   /// Runs `body` with the gate closed and no section open; inside a section of this thread the
   /// gate is closed already.
   private func withGate<Result>(
-    _ body: () throws(PoolError) -> Result
+    evenPoisoned: Bool = false, _ body: () throws(PoolError) -> Result
   ) throws(PoolError) -> Result {
     if isInSection { return try body() }
     // Two threads that each wait for the other's pool would wait for ever.
     guard cvw_thread_section()!.pointee.depth == 0 else { throw Self.otherPool }
-    try lock()
+    try lock(evenPoisoned: evenPoisoned)
     defer { unlock() }
-    return try withoutCancellation(body)
+    return try Self.withoutCancellation(body)
   }
 
-  /// No thread may end between the arming of a section's pages and the end of its update.
-  private func withoutCancellation<Result>(
+  /// No thread may end between the arming of a section's pages and the end of its update, nor with
+  /// a pool in hand that is half open: it would stay locked.
+  public static func withoutCancellation<Result>(
     _ body: () throws(PoolError) -> Result
   ) throws(PoolError) -> Result {
     let previous = cvw_cancellation_defer()
@@ -216,7 +218,7 @@ public final class PoolEngine: @unchecked Sendable {
     let tracker = parts.tracker
     do throws(PoolError) {
       if options.strayWriteCheck, tracker.mayHaveStrayWrites() {
-        try withoutCancellation(putStrayWritesBack)
+        try Self.withoutCancellation(putStrayWritesBack)
       }
     } catch {
       unlock()
@@ -247,7 +249,7 @@ public final class PoolEngine: @unchecked Sendable {
       return
     }
     defer { leaveSection() }
-    try withoutCancellation(endSection)
+    try Self.withoutCancellation(endSection)
   }
 
   /// Commits the section's writes, or takes them back where a nested section was aborted.
@@ -274,7 +276,7 @@ public final class PoolEngine: @unchecked Sendable {
     try requireSection()
     guard cvw_thread_section()!.pointee.depth == 1 else { throw .nestedSection }
     do throws(PoolError) {
-      try withoutCancellation(endSection)
+      try Self.withoutCancellation(endSection)
     } catch {
       leaveSection()
       throw error
@@ -293,7 +295,7 @@ public final class PoolEngine: @unchecked Sendable {
       return
     }
     defer { leaveSection() }
-    try withoutCancellation(endWithoutCommit)
+    try Self.withoutCancellation(endWithoutCommit)
   }
 
   private func endWithoutCommit() throws(PoolError) {
@@ -396,10 +398,12 @@ public final class PoolEngine: @unchecked Sendable {
   }
 
   /// Checkpoints, then gives mappings, addresses and lock back. Where the checkpoint fails that is
-  /// done all the same: the log has what the image lacks.
+  /// done all the same: the log has what the image lacks. A poisoned handle writes no checkpoint
+  /// (rule 13), but the next open, which tells what became of its sections, needs the lock.
   public func close() throws(PoolError) {
     guard !isInSection else { throw .nestedSection }
-    try withGate { () throws(PoolError) in
+    try withGate(evenPoisoned: true) { () throws(PoolError) in
+      let isReady = state == .ready
       defer {
         state = .closed
         parts.tracker.stop()
@@ -407,7 +411,7 @@ public final class PoolEngine: @unchecked Sendable {
         parts.memory.unmap()
         file.unlock()
       }
-      try checkpoint()
+      if isReady { try checkpoint() }
     }
   }
 

@@ -2,7 +2,7 @@
 //
 //   scan       every record from the tail on, in order, until there is no next one
 //   judge      a sealed record further on is damage: nothing is applied (rule 11)
-//   secure     the records themselves are made durable, one fence
+//   secure     the records themselves and the superblock copies are made durable, one fence
 //   replay     the same update as the commit's, then flush
 //   checkpoint one fence; both superblock copies, log empty, generation raised (rule 3)
 //
@@ -34,6 +34,7 @@ struct Recovery {
     var summary = RecoverySummary()
     let live = scan { _ in summary.recordCount += 1 }
     try judge(beyond: live.end, lastLsn: live.lastLsn)
+    try secure(live)
     if summary.recordCount > 0 { try replay(live) }
     var next = superblock
     next.sequence += 1
@@ -129,10 +130,12 @@ struct Recovery {
     }
   }
 
-  /// A record that can be read need not be durable: a process may have been killed between its
-  /// stores and its fence. Half of it in the image and none of it on the disk would be a torn
-  /// section after the next power cut, so the live log is made durable before the image is touched.
-  private func makeLogDurable(_ live: LiveLog) throws(PoolError) {
+  /// What can be read need not be durable: a process may have been killed between its stores and
+  /// its fence. Half of a record in the image and none of it on the disk would be a torn section
+  /// after the next power cut; one superblock copy on its way and the other overwritten would be no
+  /// superblock. So both are made durable before anything is touched.
+  private func secure(_ live: LiveLog) throws(PoolError) {
+    file.storeSuperblockAgain(through: memory)
     let boundary = lap(after: superblock.logTail)
     for part in [superblock.logTail..<min(live.end, boundary), boundary..<max(live.end, boundary)]
     where !part.isEmpty {
@@ -144,7 +147,6 @@ struct Recovery {
 
   /// Applies the records that the scan found sealed. Nothing that it checked is checked again.
   private func replay(_ live: LiveLog) throws(PoolError) {
-    try makeLogDurable(live)
     let imageOffset = Int(geometry.imageOffset)
     let blocks = try ImageBlocks(file)
     var position = superblock.logTail

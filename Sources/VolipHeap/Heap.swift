@@ -39,7 +39,12 @@ public final class Heap {
     watchedPages = 0
     table = try PageTable(header, in: segments)
     try watch(upTo: header.highWater)
-    try adoptGrowth()
+    do throws(PoolError) {
+      try adoptGrowth()
+    } catch {
+      // At its old size the pool is whole; a later open finds room, perhaps.
+      guard case .diskFull = error else { throw error }
+    }
   }
 
   /// Takes pages into use that the pool has grown by. A crash after the growth and before this is

@@ -78,11 +78,13 @@ public final class Pool: @unchecked Sendable {
         }
       guard AddressMap.isPlausible(base: geometry.baseAddress, imageBytes: geometry.imageBytes)
       else { throw .invalidArgument("base address 0x\(String(geometry.baseAddress, radix: 16))") }
-      let file = try PoolFile.create(path: path, geometry: geometry)
       do throws(PoolError) {
-        let pool = try Pool(PoolEngine(file, options: options.engine))
-        try file.publish()
-        return pool
+        return try PoolEngine.withoutCancellation { () throws(PoolError) in
+          let file = try PoolFile.create(path: path, geometry: geometry)
+          let pool = try Pool(PoolEngine(file, options: options.engine))
+          try file.publish()
+          return pool
+        }
       } catch {
         guard case .addressTaken = error, AddressMap.forcedBase == nil else { throw error }
       }
@@ -100,7 +102,9 @@ public final class Pool: @unchecked Sendable {
   public static func open(
     _ path: String, options: Options = Options()
   ) throws(PoolError) -> Pool {
-    try Pool(PoolEngine(PoolFile.open(path: path), options: options.engine))
+    try PoolEngine.withoutCancellation { () throws(PoolError) in
+      try Pool(PoolEngine(PoolFile.open(path: path), options: options.engine))
+    }
   }
 
   /// Makes everything durable in the image, unmaps the pool and gives it free for others. Pointers

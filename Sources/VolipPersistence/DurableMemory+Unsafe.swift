@@ -40,6 +40,17 @@ public struct PersistenceCounters: Equatable, Sendable {
   public init() {}
 }
 
+#if DEBUG
+  /// What a test sees of the order in which bytes become durable, to cut the power in it.
+  public protocol PersistenceObserver: AnyObject {
+    /// The next fence makes a range durable.
+    func willBeDurable(_ range: Range<Int>)
+    /// Before a fence. An error is what the fence throws instead of doing its work.
+    func willFence() throws(PoolError)
+    func didFence()
+  }
+#endif
+
 public final class DurableMemory {
   /// First byte of the file in this process; not the pool's base address.
   public let base: UnsafeMutableRawPointer
@@ -49,6 +60,9 @@ public final class DurableMemory {
   @exclusivity(unchecked) private var isMapped = true
   /// Runs of bytes that the next fence makes durable; msync path only.
   @exclusivity(unchecked) private var unsynced: [Range<Int>] = []
+  #if DEBUG
+    public weak var observer: (any PersistenceObserver)?
+  #endif
 
   /// Bytes of a cache line, the unit of comparison, logging and flushing.
   public static let lineBytes = Int(CVP_LINE_BYTES)
@@ -137,14 +151,17 @@ public final class DurableMemory {
   public func storeAgain(_ range: Range<Int>) {
     precondition(range.lowerBound % Self.lineBytes == 0 && range.count % Self.lineBytes == 0)
     if path == .msync {
-      // SAFETY: lines of this mapping, stored over themselves: that makes their pages dirty.
-      cvp_copy_lines(base + range.lowerBound, base + range.lowerBound, range.count / 64)
+      // SAFETY: lines of this mapping, which nobody else stores to.
+      cvp_store_lines_again(base + range.lowerBound, range.count / Self.lineBytes)
     }
     flush(range)
   }
 
   private func noteStored(_ range: Range<Int>) {
     counters.storedBytes += range.count
+    #if DEBUG
+      observer?.willBeDurable(range)
+    #endif
     if path == .msync { addUnsynced(range) }
   }
 
@@ -159,6 +176,9 @@ public final class DurableMemory {
   /// Starts the write-back of a range that was stored with ordinary stores.
   @inline(__always)
   public func flush(_ range: Range<Int>) {
+    #if DEBUG
+      observer?.willBeDurable(range)
+    #endif
     if path == .cacheLines {
       pmem_flush(base + range.lowerBound, range.count)
     } else {
@@ -171,6 +191,15 @@ public final class DurableMemory {
   /// - Throws: `.system` with msync's errno; the outcome for the pending ranges is then unknown.
   public func fence() throws(PoolError) {
     counters.fences += 1
+    #if DEBUG
+      do throws(PoolError) {
+        try observer?.willFence()
+      } catch {
+        unsynced.removeAll(keepingCapacity: true)
+        throw error
+      }
+      defer { observer?.didFence() }
+    #endif
     if path == .cacheLines {
       pmem_drain()
     } else {

@@ -2,10 +2,7 @@
 //
 // Invariants
 // 1. Open changes nothing in the file.
-// 2. The lock is a flock that lives in a mapping, not in a descriptor (rule 19): the descriptor on
-//    which it was taken is closed as soon as one page of the file is mapped through it, and the
-//    mapping is MADV_DONTFORK. So no child of whatever kind of clone inherits it, exec drops it,
-//    and it ends with this process or with `close`.
+// 2. The lock is a flock that lives in a mapping, not in a descriptor (rule 19): see FileLock.
 // 3. Blocks of the log are allocated at creation and growth, blocks of the image before the first
 //    store to them (`allocate`), so that no store to a mapping meets a full disk.
 
@@ -16,39 +13,24 @@ import Synchronization
 public final class PoolFile {
   public let path: String
   /// Private, close-on-exec; holds no lock.
-  public let descriptor: Int32
+  public var descriptor: Int32 { fileLock.descriptor }
   public private(set) var superblock: Superblock
-  private let lockPage: UnsafeMutableRawPointer
+  /// Where the next update writes its copies, in this order: never first over the only whole one.
+  private var copyOffsets: [Int]
+  private let fileLock: FileLock
+  /// False until a new pool is finished: then its name, if it has one, goes with it.
   private var isPublished = true
-  private var isLocked = true
+  private var hasName = true
 
-  /// Takes over the lock of `locked`, which the caller closes.
-  private init(
-    path: String, locked: Int32, superblock: Superblock
-  ) throws(PoolError) {
-    let pageBytes = Int(PoolGeometry.pageBytes)
-    let mapped = mmap(nil, pageBytes, PROT_READ, MAP_SHARED, locked, 0)
-    guard let mapped, mapped != MAP_FAILED else {
-      throw errno == ENOMEM
-        ? .addressSpaceExhausted(bytes: UInt64(pageBytes))
-        : .system(operation: "mmap", errorNumber: errno)
-    }
-    madvise(mapped, pageBytes, MADV_DONTFORK)
-    descriptor = Glibc.open("/proc/self/fd/\(locked)", O_RDWR | O_CLOEXEC)
-    guard descriptor >= 0 else {
-      let errorNumber = errno
-      munmap(mapped, pageBytes)
-      throw Self.openError(path, errorNumber)
-    }
-    lockPage = mapped
+  private init(_ path: String, _ fileLock: FileLock, _ superblock: Superblock, isInCopy copy: Int) {
     self.path = path
+    self.fileLock = fileLock
     self.superblock = superblock
-    Self.openFiles.add(1, ordering: .relaxed)
+    copyOffsets = [Superblock.copyOffsets[1 - copy], Superblock.copyOffsets[copy]]
   }
 
-  private static let openFiles = Atomic(0)
   /// Pools that this process has open.
-  public static var openCount: Int { openFiles.load(ordering: .relaxed) }
+  public static var openCount: Int { FileLock.held.load(ordering: .relaxed) }
 
   deinit {
     unlock()
@@ -56,11 +38,8 @@ public final class PoolFile {
 
   /// Lets others open the pool, before the last reference goes. Nothing may use the file any more.
   public func unlock() {
-    guard isLocked else { return }
-    isLocked = false
-    Self.openFiles.subtract(1, ordering: .relaxed)
-    close(descriptor)
-    munmap(lockPage, Int(PoolGeometry.pageBytes))
+    if hasName, !isPublished, fileLock.isHeld { unlink(path) }
+    fileLock.release()
   }
 
   // MARK: Create
@@ -72,22 +51,25 @@ public final class PoolFile {
     path: String, geometry: PoolGeometry, permissions: mode_t = 0o600
   ) throws(PoolError) -> PoolFile {
     guard access(path, F_OK) != 0 else { throw .alreadyExists(path: path) }
-    var made = cvp_unnamed_file(directory(of: path), permissions)
-    let isNamed = made == -EOPNOTSUPP
-    if isNamed {
-      made = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions)
-      if made < 0 { made = -errno }
-    }
-    guard made >= 0 else { throw openError(path, -made) }
-    defer { close(made) }
+    var hasName = false
     do throws(PoolError) {
-      try lock(made, path: path)
-      let file = try PoolFile(
-        path: path, locked: made, superblock: try fill(made, path: path, geometry: geometry))
-      file.isPublished = isNamed
+      let fileLock = try FileLock(path) { () throws(PoolError) in
+        var made = cvp_unnamed_file(directory(of: path), permissions)
+        if made == -EOPNOTSUPP {
+          made = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions)
+          if made < 0 { made = -errno }
+          hasName = made >= 0
+        }
+        guard made >= 0 else { throw openError(path, -made) }
+        return made
+      }
+      let superblock = try fill(fileLock.descriptor, path: path, geometry: geometry)
+      let file = PoolFile(path, fileLock, superblock, isInCopy: 1)
+      file.hasName = hasName
+      file.isPublished = false
       return file
     } catch {
-      if isNamed { unlink(path) }
+      if hasName { unlink(path) }
       throw error
     }
   }
@@ -96,12 +78,13 @@ public final class PoolFile {
   ///
   /// - Throws: `.alreadyExists` when somebody else was faster.
   public func publish() throws(PoolError) {
-    if !isPublished {
+    if !hasName {
       let result = cvp_name_file(descriptor, path)
       guard result == 0 else { throw Self.openError(path, -result) }
-      isPublished = true
+      hasName = true
     }
     try Self.syncDirectory(of: path)
+    isPublished = true
   }
 
   private static func fill(
@@ -149,34 +132,34 @@ public final class PoolFile {
 
   /// Opens and locks a pool file and reads its superblock.
   public static func open(path: String) throws(PoolError) -> PoolFile {
-    let locked = Glibc.open(path, O_RDWR | O_CLOEXEC)
-    guard locked >= 0 else { throw openError(path, errno) }
-    defer { close(locked) }
-    let actualBytes = try regularFileBytes(locked, path: path)
-    guard actualBytes >= Superblock.areaBytes else {
-      throw try tooShort(locked, path: path, actualBytes: actualBytes)
+    var actualBytes: UInt64 = 0
+    let fileLock = try FileLock(path) { () throws(PoolError) in
+      let opened = Glibc.open(path, O_RDWR | O_CLOEXEC)
+      guard opened >= 0 else { throw openError(path, errno) }
+      do throws(PoolError) {
+        actualBytes = try regularFileBytes(opened, path: path)
+        guard actualBytes >= Superblock.areaBytes else {
+          throw try tooShort(opened, path: path, actualBytes: actualBytes)
+        }
+      } catch {
+        close(opened)
+        throw error
+      }
+      return opened
     }
-    try lock(locked, path: path)
-    let superblock = try readSuperblock(locked, path: path)
+    let (superblock, copy) = try readSuperblock(fileLock.descriptor, path: path)
     guard superblock.geometry.fileBytes <= actualBytes else {
       throw .truncated(
         path: path, expectedBytes: superblock.geometry.fileBytes, actualBytes: actualBytes)
     }
     // A copy made without its holes' blocks has a hole where the log is (invariant 3).
     let geometry = superblock.geometry
-    try allocate(locked, geometry.logOffset..<geometry.logOffset + geometry.logBytes, path: path)
-    return try PoolFile(
-      path: path, locked: locked, superblock: superblock)
+    try allocate(
+      fileLock.descriptor, geometry.logOffset..<geometry.logOffset + geometry.logBytes, path: path)
+    return PoolFile(path, fileLock, superblock, isInCopy: copy)
   }
 
-  private static func lock(_ descriptor: Int32, path: String) throws(PoolError) {
-    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-      throw errno == EWOULDBLOCK
-        ? .inUse(path: path) : .system(operation: "flock", errorNumber: errno)
-    }
-  }
-
-  private static func openError(_ path: String, _ errorNumber: Int32) -> PoolError {
+  static func openError(_ path: String, _ errorNumber: Int32) -> PoolError {
     switch errorNumber {
     case ENOENT, ENOTDIR: .notFound(path: path)
     case EEXIST: .alreadyExists(path: path)
@@ -231,13 +214,13 @@ public final class PoolFile {
   /// The newer whole copy; its twin may be older or damaged.
   private static func readSuperblock(
     _ descriptor: Int32, path: String
-  ) throws(PoolError) -> Superblock {
-    var whole: [Superblock] = []
+  ) throws(PoolError) -> (Superblock, copy: Int) {
+    var whole: [(Superblock, copy: Int)] = []
     var refusals: [(copy: Int, refusal: Superblock.Refusal)] = []
     for (copy, offset) in Superblock.copyOffsets.enumerated() {
       let words = try readWords(descriptor, at: offset)
       do throws(Superblock.Refusal) {
-        whole.append(try Superblock.decode(words))
+        whole.append((try Superblock.decode(words), copy))
       } catch {
         refusals.append((copy, error))
       }
@@ -249,7 +232,7 @@ public final class PoolFile {
         throw .unknownFeatures(path: path, fileOffset: offset, bits: bits)
       }
     }
-    if let newer = whole.max(by: { $0.sequence < $1.sequence }) { return newer }
+    if let newer = whole.max(by: { $0.0.sequence < $1.0.sequence }) { return newer }
     throw refusalError(refusals, path: path)
   }
 
@@ -288,13 +271,22 @@ public final class PoolFile {
     next.encoded.withUnsafeBytes {
       line.copyMemory(from: $0.baseAddress!, byteCount: Superblock.byteCount)
     }
-    for offset in Superblock.copyOffsets {
+    for offset in copyOffsets {
       for byte in stride(from: 0, to: Superblock.byteCount, by: DurableMemory.lineBytes) {
         memory.storeLine(at: offset + byte, from: line + byte)
       }
       try memory.fence()
     }
+    copyOffsets = Superblock.copyOffsets
     superblock = next
+  }
+
+  /// Makes both copies durable with the next fence as they can be read: a killed process may have
+  /// stored the newer one and not fenced it.
+  public func storeSuperblockAgain(through memory: DurableMemory) {
+    for offset in Superblock.copyOffsets {
+      memory.storeAgain(offset..<offset + Superblock.byteCount)
+    }
   }
 
   /// Makes sure that the file has blocks for a range, so that stores to it cannot fail.

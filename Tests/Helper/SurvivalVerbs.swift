@@ -5,7 +5,10 @@ import VolipMem
 let survivalVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "cancelled-commit": cancelledCommit,
   "chaining-handler": chainingHandler,
+  "create-without-unnamed-files": createWithoutUnnamedFiles,
+  "fork-while-opening": forkWhileOpening,
   "grow-on-full-disk": growOnFullDisk,
+  "reopen-on-full-disk": reopenOnFullDisk,
   "lone-pages-retained": lonePagesRetained,
   "locked-memory": lockedMemory,
   "sent-signal": sentSignal,
@@ -138,4 +141,96 @@ func growOnFullDisk(_ arguments: [String]) throws {
   try pool.close()
   let again = try Pool.open(path)
   say("blocks \(again.checkHeap().blocks.count == count) \(again.checkHeap().isConsistent)")
+}
+
+/// Creates a pool where the file system has no unnamed files, twice; the first meets a base address
+/// that is taken.
+func createWithoutUnnamedFiles(_ arguments: [String]) throws {
+  guard refuseUnnamedFiles() else { return say("skipped: no filter, errno \(errno)") }
+  let base: UInt64 = 0x5800_0000_0000
+  let page = mmap(
+    UnsafeMutableRawPointer(bitPattern: UInt(base)), 4096, PROT_READ,
+    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
+  setenv("VOLIP_POOL_BASE", "0x" + String(base, radix: 16), 1)
+  let create = { () throws(PoolError) in _ = try Pool.create(arguments[0], byteCount: 1 << 20) }
+  sayError("create", create)
+  say("exists \(access(arguments[0], F_OK) == 0)")
+  munmap(page, 4096)
+  sayError("create", create)
+  say("exists \(access(arguments[0], F_OK) == 0)")
+}
+
+/// From now on open with O_TMPFILE fails as on NFS.
+private func refuseUnnamedFiles() -> Bool {
+  let control = function(
+    "prctl", as: (@convention(c) (Int32, UInt, UInt, UInt, UInt) -> Int32).self)
+  // Classic BPF, 8 bytes an instruction: code, jumps if true and if false, value.
+  func instruction(_ code: UInt64, _ yes: UInt64, _ no: UInt64, _ value: UInt64) -> UInt64 {
+    code | yes << 16 | no << 24 | value << 32
+  }
+  let load: UInt64 = 0x20
+  let answer: UInt64 = 0x06
+  let program: [UInt64] = [
+    instruction(load, 0, 0, 0),  // the call's number
+    instruction(0x15, 0, 3, 257),  // openat?
+    instruction(load, 0, 0, 32),  // its flags
+    instruction(0x45, 0, 1, 0x40_0000),  // O_TMPFILE's own bit?
+    instruction(answer, 0, 0, 0x0005_0000 | UInt64(EOPNOTSUPP)),
+    instruction(answer, 0, 0, 0x7FFF_0000),
+  ]
+  return program.withUnsafeBytes { bytes in
+    let header = [UInt(program.count), UInt(bitPattern: bytes.baseAddress!)]
+    return header.withUnsafeBytes {
+      control(38, 1, 0, 0, 0) == 0  // PR_SET_NO_NEW_PRIVS
+        && control(22, 2, UInt(bitPattern: $0.baseAddress!), 0, 0) == 0  // PR_SET_SECCOMP
+    }
+  }
+}
+
+nonisolated(unsafe) private var isOpening = true
+nonisolated(unsafe) private var pathToOpen = ""
+
+/// Children that live on, forked at any moment while another thread opens and closes a pool.
+func forkWhileOpening(_ arguments: [String]) throws {
+  let fork = function("fork", as: (@convention(c) () -> Int32).self)
+  pathToOpen = arguments[0]
+  try Pool.create(pathToOpen, byteCount: 1 << 20).close()
+  var opener = pthread_t()
+  pthread_create(
+    &opener, nil,
+    { _ in
+      while isOpening { try? Pool.open(pathToOpen).close() }
+      return nil
+    }, nil)
+  var children: [Int32] = []
+  for _ in 0..<100 {
+    usleep(UInt32.random(in: 0..<300))
+    let child = fork()
+    if child == 0 {
+      while true { pause() }
+    }
+    children.append(child)
+  }
+  isOpening = false
+  pthread_join(opener, nil)
+  sayError("open") { () throws(PoolError) in _ = try Pool.open(pathToOpen) }
+  for child in children { kill(child, SIGKILL) }
+}
+
+/// A pool whose growth met a full disk, opened while the disk is full still, and when it is not.
+func reopenOnFullDisk(_ arguments: [String]) throws {
+  let directory = arguments[0]
+  guard mountSmallFileSystem(directory, byteCount: 8 << 20) else { return }
+  let path = "\(directory)/a.pool"
+  let rest = "\(directory)/rest"
+  let pool = try Pool.create(path, byteCount: 2 << 20)
+  try pool.checkpoint()
+  fillRest(rest)
+  sayError("grow") { () throws(PoolError) in try pool.grow(byteCount: 16 << 20) }
+  try pool.close()
+  sayError("open") { () throws(PoolError) in try Pool.open(path).close() }
+  unlink(rest)
+  let again = try Pool.open(path)
+  try again.section { _ in _ = try again.allocate(byteCount: 4 << 20) }
+  say("consistent \(again.checkHeap().isConsistent)")
 }

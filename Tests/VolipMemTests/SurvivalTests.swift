@@ -58,6 +58,14 @@ import VolipMem
         || outcome.output.hasPrefix("skipped"), "\(outcome.output) \(outcome.errors)")
   }
 
+  /// Growth that was not finished was tried again by each open, which failed with it.
+  @Test func aPoolWhoseGrowthMetAFullDiskOpensOnTheFullDisk() async throws {
+    let outcome = try await run("reopen-on-full-disk", directory.path)
+    #expect(
+      outcome.output == "grow diskFull\nopen nothing\nconsistent true\n"
+        || outcome.output.hasPrefix("skipped"), "\(outcome.output) \(outcome.errors)")
+  }
+
   /// The engine was freed while the thread still named it; a pool that came to stand at its address
   /// took sections for nested ones, and committed nothing.
   @Test func aHandleThatGoesInsideItsSectionAbortsIt() throws {
@@ -86,6 +94,26 @@ import VolipMem
     try pool.close()
     let again = try Pool.open(path, options: options)
     #expect(try again.root("n", as: Int.self)?.pointee == 7)
+  }
+
+  /// Without unnamed files a pool has its name from the start; one that was never finished kept it,
+  /// and the next base address was tried on a name that was taken.
+  @Test func aPoolThatWasNotFinishedLeavesNoFileWithoutUnnamedFilesEither() async throws {
+    let outcome = try await run("create-without-unnamed-files")
+    #expect(
+      outcome.output == """
+        create addressTaken
+        exists false
+        create nothing
+        exists true
+
+        """ || outcome.output.hasPrefix("skipped"), "\(outcome.output) \(outcome.errors)")
+  }
+
+  /// A child that was forked while the pool was being opened kept the lock for as long as it lived.
+  @Test func aChildThatWasForkedDuringAnOpenDoesNotKeepTheLock() async throws {
+    let outcome = try await run("fork-while-opening")
+    #expect(outcome.output == "open nothing\n", "\(outcome.errors)")
   }
 
   @Test func thePrimitivesMeanTheSectionsPool() throws {

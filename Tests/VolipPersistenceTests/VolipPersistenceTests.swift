@@ -1,4 +1,5 @@
 import CVolipPersistence
+import Glibc
 import Testing
 import TestSupport
 import VolipPersistence
@@ -49,6 +50,24 @@ final class Lines {
 }
 
 @Suite struct LineTests {
+  /// Recovery made the log durable with a copy to itself, for which glibc's memcpy stores nothing:
+  /// pages whose msync had failed once stayed clean, and their record was never on the disk.
+  @Test func linesThatAreStoredAgainMakeTheirPagesDirty() throws {
+    let byteCount = 16 * 4096
+    let descriptor = cvp_unnamed_file("/tmp", 0o600)
+    try #require(descriptor >= 0 && ftruncate(descriptor, off_t(byteCount)) == 0)
+    defer { close(descriptor) }
+    let mapped = try #require(
+      mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE, descriptor, 0))
+    defer { munmap(mapped, byteCount) }
+    for page in 0..<16 { #expect(mapped.load(fromByteOffset: page * 4096, as: UInt8.self) == 0) }
+    cvp_store_lines_again(mapped, byteCount / 64)
+    // A page that was stored to is private by now, and does not see the file change.
+    let ones = [UInt8](repeating: 1, count: byteCount)
+    #expect(pwrite(descriptor, ones, byteCount, 0) == byteCount)
+    for page in 0..<16 { #expect(mapped.load(fromByteOffset: page * 4096, as: UInt8.self) == 0) }
+  }
+
   @Test func everyVariantFindsExactlyTheLinesThatDiffer() {
     var generator = SeededGenerator.forTest()
     for _ in 0..<500 {

@@ -70,6 +70,13 @@ uint64_t cvp_seal_value(const struct cvp_seal *seal);
 /// Copies lines with ordinary stores (rule 5). Both are aligned to 64 bytes.
 void cvp_copy_lines(void *target, const void *lines, size_t line_count);
 
+/// Stores lines over themselves, so that their pages are dirty whatever they were.
+void cvp_store_lines_again(void *lines, size_t line_count);
+
+/// Between the two no thread forks through the C library, and this one is not cancelled.
+void cvp_forks_wait(void);
+void cvp_forks_go_on(void);
+
 /// fallocate, which Swift's view of the C library lacks: blocks for [offset, offset + byte_count)
 /// of a file, whose bytes do not change. Returns 0 or a negative errno.
 int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count);

@@ -14,9 +14,16 @@ static void on_thread_exit(void *value) {
     abandon_section(section->owner);
 }
 
+// The section stays with the parent.
+static void in_child(void) {
+  cvw_this_thread.owner = NULL;
+  cvw_this_thread.depth = 0;
+}
+
 int cvw_thread_section_on_exit(void (*abandon)(void *owner)) {
   abandon_section = abandon;
-  return pthread_key_create(&exit_key, on_thread_exit);
+  int result = pthread_atfork(NULL, NULL, in_child);
+  return result != 0 ? result : pthread_key_create(&exit_key, on_thread_exit);
 }
 
 void cvw_thread_section_enroll(void) {

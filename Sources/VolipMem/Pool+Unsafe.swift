@@ -111,7 +111,8 @@ public final class Pool: @unchecked Sendable {
   /// into it are invalid until it is open again. No other thread may be using the handle.
   ///
   /// - Throws: `.nestedSection` inside a section; what a checkpoint throws, and then the pool is
-  ///   closed all the same: the log has what the image lacks.
+  ///   closed all the same: the log has what the image lacks. A poisoned handle is closed without a
+  ///   checkpoint; the next open tells what became of its last section.
   public func close() throws(PoolError) {
     try engine.close()
   }

@@ -16,10 +16,22 @@ public func pmap(
     pool = try Pool.open(path, options: options)
   } catch {
     guard case .notFound = error else { throw error }
-    pool = try Pool.create(path, byteCount: byteCount, options: options)
+    pool = try createOrOpen(path, byteCount: byteCount, options: options)
   }
   mappedLast.withLock { $0 = pool }
   return pool
+}
+
+/// Where somebody else makes the pool meanwhile, it is the one to open.
+private func createOrOpen(
+  _ path: String, byteCount: UInt64, options: Pool.Options
+) throws(PoolError) -> Pool {
+  do throws(PoolError) {
+    return try Pool.create(path, byteCount: byteCount, options: options)
+  } catch {
+    guard case .alreadyExists = error else { throw error }
+    return try Pool.open(path, options: options)
+  }
 }
 
 /// Closes the pool that `pmap` mapped last and forgets it.

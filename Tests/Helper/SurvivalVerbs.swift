@@ -6,8 +6,11 @@ let survivalVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "cancelled-commit": cancelledCommit,
   "chaining-handler": chainingHandler,
   "create-without-unnamed-files": createWithoutUnnamedFiles,
+  "crowded-sections": crowdedSections,
+  "fork-in-section-for-another": forkInSectionForAnother,
   "fork-while-opening": forkWhileOpening,
   "grow-on-full-disk": growOnFullDisk,
+  "map-at-once": mapAtOnce,
   "reopen-on-full-disk": reopenOnFullDisk,
   "lone-pages-retained": lonePagesRetained,
   "locked-memory": lockedMemory,
@@ -233,4 +236,123 @@ func reopenOnFullDisk(_ arguments: [String]) throws {
   let again = try Pool.open(path)
   try again.section { _ in _ = try again.allocate(byteCount: 4 << 20) }
   say("consistent \(again.checkHeap().isConsistent)")
+}
+
+/// Sections in a process that has hardly a mapping left, so that granting and arming of single
+/// pages fails again and again. After each the file is compared with what was committed.
+func crowdedSections(_ arguments: [String]) throws {
+  var generator = SplitMix(state: UInt64(arguments[1])!)
+  var options = Pool.Options()
+  options.engine.tracker = .writeProtect
+  options.engine.persistencePath = .cacheLines
+  let pool = try Pool.create(arguments[0], byteCount: 32 << 20, options: options)
+  let pageCount = 1000
+  let byteCount = pageCount * 4096
+  let block = try pool.section { _ in
+    let block = try pool.allocate(UInt8.self, count: byteCount)
+    memset(block, 0, byteCount)
+    return block
+  }
+  let file = open(arguments[0], O_RDONLY)
+  var imageOffset: UInt64 = 0
+  pread(file, &imageOffset, 8, 80)
+  let offset = off_t(imageOffset) + off_t(UnsafeRawPointer(block) - pool.base)
+  // From here on nothing can be allocated.
+  let buffers = (0..<3).map { _ in UnsafeMutablePointer<UInt8>.allocate(capacity: byteCount) }
+  let (expected, next, image) = (buffers[0], buffers[1], buffers[2])
+  for buffer in buffers { buffer.initialize(repeating: 0, count: byteCount) }
+  var mappings = Mappings()
+  for round in 1...150 {
+    if round % 10 == 1 { mappings.fill() }
+    mappings.release(Int.random(in: round % 10 == 1 ? 2...4 : 0...4, using: &generator))
+    memcpy(next, expected, byteCount)
+    try pool.pstart()
+    let hot = round / 30 * 37
+    for index in 0..<30 + Int.random(in: 0...60, using: &generator) {
+      let byte =
+        index < 30
+        ? (hot + index) * 4096 : Int.random(in: 0..<byteCount, using: &generator)
+      next[byte] &+= 1
+      block[byte] = next[byte]
+    }
+    if Int.random(in: 0..<8, using: &generator) == 0 {
+      try pool.pabort()
+    } else {
+      try pool.pend()
+      memcpy(expected, next, byteCount)
+    }
+    pread(file, image, byteCount, offset)
+    guard memcmp(image, expected, byteCount) == 0, memcmp(block, expected, byteCount) == 0 else {
+      return say("round \(round) differs")
+    }
+  }
+  say("kept, \(mappings.failures) times full")
+}
+
+/// All the mappings that a process may have.
+private struct Mappings {
+  private let pages = UnsafeMutablePointer<UnsafeMutableRawPointer>.allocate(capacity: 1 << 20)
+  private var count = 0
+  private(set) var failures = 0
+
+  /// Takes mappings until there are none left. Every other page has another protection.
+  mutating func fill() {
+    while count < 1 << 20 {
+      let protection = count % 2 == 0 ? PROT_READ : PROT_NONE
+      let page = mmap(nil, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+      guard let page, page != MAP_FAILED else { break }
+      pages[count] = page
+      count += 1
+    }
+    failures += 1
+  }
+
+  mutating func release(_ wanted: Int) {
+    for _ in 0..<min(wanted, count) {
+      count -= 1
+      munmap(pages[count], 4096)
+    }
+  }
+}
+
+struct SplitMix: RandomNumberGenerator {
+  var state: UInt64
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var word = state
+    word = (word ^ word >> 30) &* 0xBF58_476D_1CE4_E5B9
+    word = (word ^ word >> 27) &* 0x94D0_49BB_1331_11EB
+    return word ^ word >> 31
+  }
+}
+
+/// Two threads map the same new pool at once, many times: one of them makes it, the other finds it
+/// in use, or free again.
+func mapAtOnce(_ arguments: [String]) throws {
+  pathToOpen = arguments[0]
+  var failures = 0
+  for _ in 0..<20 {
+    var threads = [pthread_t](repeating: 0, count: 2)
+    for index in threads.indices {
+      pthread_create(
+        &threads[index], nil,
+        { _ in
+          do throws(PoolError) {
+            try pmap(pathToOpen, byteCount: 1 << 20).close()
+          } catch {
+            if case .inUse = error { return nil }
+            return UnsafeMutableRawPointer(bitPattern: 1)
+          }
+          return nil
+        }, nil)
+    }
+    for thread in threads {
+      var result: UnsafeMutableRawPointer?
+      pthread_join(thread, &result)
+      if result != nil { failures += 1 }
+    }
+    unlink(pathToOpen)
+  }
+  say("failures \(failures)")
 }

@@ -136,3 +136,24 @@ func forkAndLeave(_ arguments: [String]) throws {
   say("\(child)")
   withExtendedLifetime(pool) { _exit(0) }
 }
+
+/// A child of a process whose section is open makes a pool of its own.
+func forkInSectionForAnother(_ arguments: [String]) throws {
+  let pool = try Pool.create(arguments[0], byteCount: 1 << 20)
+  try pool.pstart()
+  let child = fork()
+  if child == 0 {
+    let path = arguments[0] + ".child"
+    sayError("child") { () throws(PoolError) in
+      let own = try Pool.create(path, byteCount: 1 << 20)
+      try own.pstart()
+      _ = try own.allocate(byteCount: 100)
+      try own.pend()
+      try own.close()
+    }
+    unlink(path)
+    _exit(0)
+  }
+  waitForChild(child)
+  sayError("parent") { () throws(PoolError) in try pool.pend() }
+}

@@ -214,6 +214,38 @@ import Testing
     #expect(try pool.engine.currentStatistics().rolledBack == 1)
   }
 
+  /// Threads that commit, abort, or end half way, nested or not: two cells stay equal.
+  @Test(arguments: TrackerKind.allCases)
+  func threadsThatEndAnywhereLeaveWholeSections(_ kind: TrackerKind) throws {
+    var generator = SeededGenerator.forTest("threads \(kind.rawValue)")
+    let pool: EnginePool
+    do {
+      pool = try EnginePool(tracker: kind)
+    } catch PoolError.trackerUnavailable(let tracker, let reason) {
+      print("skipped: \(tracker): \(reason)")
+      return
+    }
+    for _ in 0..<60 {
+      var threads: [pthread_t] = []
+      for _ in 0..<4 {
+        let work = ThreadWork(pool.engine, seed: generator.next())
+        var thread = pthread_t()
+        pthread_create(
+          &thread, nil,
+          { argument in
+            Unmanaged<ThreadWork>.fromOpaque(argument!).takeRetainedValue().run()
+            return nil
+          }, Unmanaged.passRetained(work).toOpaque())
+        threads.append(thread)
+      }
+      for thread in threads { pthread_join(thread, nil) }
+      let cells = pool.engine.base.assumingMemoryBound(to: UInt64.self)
+      #expect(cells[0] == cells[4096])
+    }
+    let image = try RecoveredImage(FileBytes.read(pool.path), in: pool.directory).bytes
+    #expect(image == pool.current)
+  }
+
   @Test func aWriteBetweenSectionsIsPutBackAndReported() throws {
     let pool: EnginePool
     do {
@@ -235,5 +267,40 @@ import Testing
     try pool.engine.closeSection()
     let recovered = try RecoveredImage(FileBytes.read(pool.path), in: pool.directory)
     #expect(recovered.bytes[3 * 4096 + 200] == 0 && recovered.bytes[3 * 4096 + 201] == 4)
+  }
+}
+
+/// A few sections of one thread; the last may be left open when the thread ends.
+private final class ThreadWork {
+  private let engine: PoolEngine
+  private var generator: SeededGenerator
+
+  init(_ engine: PoolEngine, seed: UInt64) {
+    self.engine = engine
+    generator = SeededGenerator(seed: seed)
+  }
+
+  func run() {
+    let cells = engine.base.assumingMemoryBound(to: UInt64.self)
+    for _ in 0..<Int.random(in: 1...6, using: &generator) {
+      try! engine.openSection()
+      precondition(cells[0] == cells[4096], "half a section is seen")
+      cells[0] += 1
+      switch Int.random(in: 0..<6, using: &generator) {
+      case 0: return
+      case 1: try! engine.abortSection()
+      case 2:
+        try! engine.openSection()
+        try! engine.abortSection()
+        do { try engine.closeSection() } catch {}
+      case 3:
+        try! engine.openSection()
+        return
+      default:
+        cells[4096] += 1
+        if Bool.random(using: &generator) { try! engine.commitSection() }
+        try! engine.closeSection()
+      }
+    }
   }
 }

@@ -50,6 +50,15 @@ import VolipMem
     #expect(outcome.output == "kept 33000\n", "\(outcome.errors)")
   }
 
+  @Test func sectionsInAProcessWithHardlyAMappingLeftAreKept() async throws {
+    var generator = SeededGenerator.forTest()
+    let seed: UInt64 = generator.next()
+    let outcome = try await Helper.run(
+      "volip-test-helper", ["crowded-sections", path, "\(seed)"],
+      environment: ["SWIFT_BACKTRACE": "enable=no"])
+    #expect(outcome.output == "kept, 15 times full\n", "seed \(seed): \(outcome.errors)")
+  }
+
   /// The heap went on with a page table that was rolled back, and wrote beyond the pool's end.
   @Test func aGrowthThatFailsLeavesTheHeapAtItsOldSize() async throws {
     let outcome = try await run("grow-on-full-disk", directory.path)
@@ -108,6 +117,18 @@ import VolipMem
         exists true
 
         """ || outcome.output.hasPrefix("skipped"), "\(outcome.output) \(outcome.errors)")
+  }
+
+  /// The child inherited its thread's note of a section, and could use no pool at all.
+  @Test func aChildOfAThreadInASectionCanUseAPoolOfItsOwn() async throws {
+    let outcome = try await run("fork-in-section-for-another")
+    #expect(outcome.output == "child nothing\nsignal 0\nparent nothing\n", "\(outcome.errors)")
+  }
+
+  /// The slower one was told that the pool exists already, by a function that opens those.
+  @Test func twoThreadsThatMapANewPoolAtOnceOpenItOrFindItInUse() async throws {
+    let outcome = try await run("map-at-once")
+    #expect(outcome.output == "failures 0\n", "\(outcome.errors)")
   }
 
   /// A child that was forked while the pool was being opened kept the lock for as long as it lived.

@@ -110,7 +110,7 @@ static inline struct cvw_thread_section *cvw_thread_section(void) {
 }
 
 /// Calls `abandon(owner)` on a thread that ends, by return, exit or cancellation, inside a section.
-/// Given once for each process; returns 0 or an errno.
+/// A forked child starts without a section. Given once for each process; returns 0 or an errno.
 int cvw_thread_section_on_exit(void (*abandon)(void *owner));
 
 /// Puts cancellation of the calling thread off: msync and fallocate are cancellation points, and a

@@ -25,13 +25,14 @@ extension PoolEngine {
   private func collect(_ parts: EngineParts) throws(PoolError) {
     let (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
     do throws(PoolError) {
-      if retention.isIdle {
+      let waits = tracker.armingHasFixedCost && retention.isOn
+      if retention.isIdle, !waits {
         try tracker.takeWrittenAndArm(into: writeSet)
         writeSet.retainNone()
       } else {
         try tracker.takeWritten(into: writeSet)
         retention.decide(writeSet)
-        try tracker.arm(writeSet)
+        if !waits || !retention.defersArming(writeSet) { try arm(writeSet, parts) }
       }
     } catch {
       throw poison(error, "write set not collected")
@@ -39,6 +40,12 @@ extension PoolEngine {
     let start = retention.observes(writeSet) ? ticks() : nil
     writeSet.compare(workingCopy, with: parts.image)
     retention.learn(writeSet, ticks: start.map { ticks() - $0 })
+  }
+
+  private func arm(_ writeSet: WriteSet, _ parts: EngineParts) throws(PoolError) {
+    let start = ticks()
+    try parts.tracker.arm(writeSet)
+    parts.retention.noteArming(ticks: ticks() - start)
   }
 
   /// Step 2: file blocks for the lines and room in the log. Nothing is sealed before both are had.

@@ -35,7 +35,6 @@ public final class GuestRegion {
   private let firstBlock: UInt64
   private let tables: TableReservation
   private let region: UnsafeMutablePointer<cvm_region>
-  private var builtBlocks = 0
   private var consumed: UInt64 = 0
   private var isOpen = true
 
@@ -75,8 +74,14 @@ public final class GuestRegion {
     GuestVirtualAddress(firstBlock + UInt64(block) * Self.blockBytes)
   }
 
-  /// Whole blocks lose write permission in their 2 MiB entries; blocks that the pool shares with
-  /// its neighbours get tables at once.
+  private func isWhole(_ block: Int) -> Bool {
+    let start = blockAddress(block).value
+    return pages.contains(start) && start + Self.blockBytes <= pages.upperBound
+  }
+
+  /// Whole blocks lose write permission in their 2 MiB entries. Blocks that the pool shares with
+  /// its neighbours get tables at once: there may be stacks in them, the processor's own too, which
+  /// must not be read-only for a moment.
   private func protectBlocks() throws(PoolError) {
     for block in 0..<tables.blockCount {
       let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
@@ -84,43 +89,42 @@ public final class GuestRegion {
         throw .trackerUnavailable(
           tracker: "guest", reason: "another pool has pages in the same 2 MiB")
       }
-      leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
+      if isWhole(block) {
+        leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
+      } else {
+        build(block)
+      }
     }
-    let isShared = pages.lowerBound != firstBlock || pages.upperBound % Self.blockBytes != 0
-    if isShared { build(upToBlock: 1) }
-    if pages.upperBound % Self.blockBytes != 0 { build(upToBlock: tables.blockCount) }
   }
 
-  /// Tables for blocks below `end`.
-  private func build(upToBlock end: Int) {
+  /// A table for a block, if it has none yet.
+  private func build(_ block: Int) {
     let table = MachineTables.pageTable
-    while builtBlocks < end {
-      let address = blockAddress(builtBlocks)
-      let leaf = table.directoryEntry(for: address)
-      let first = leaf.entry.target.value & ~(Self.blockBytes - 1)
-      // SAFETY: the reservation has 512 entries for each block.
-      let block = tables.entries + builtBlocks * Self.pagesPerBlock
-      for index in 0..<Self.pagesPerBlock {
-        let offset = UInt64(index) * Self.pageBytes
-        let isOurs = pages.contains(address.value + offset)
-        block[index] =
-          PageTableEntry(
-            GuestPhysicalAddress(first + offset), isOurs ? .readable : [.table, .dirty]
-          ).bits
-      }
-      let place = GuestVirtualAddress(UInt64(UInt(bitPattern: block)))
-      leaf.entry = PageTableEntry(table.translate(place)!, .table)
-      builtBlocks += 1
+    let address = blockAddress(block)
+    let leaf = table.directoryEntry(for: address)
+    guard leaf.entry.contains(.large) else { return }
+    let first = leaf.entry.target.value & ~(Self.blockBytes - 1)
+    // SAFETY: the reservation has 512 entries for each block.
+    let entries = tables.entries + block * Self.pagesPerBlock
+    for index in 0..<Self.pagesPerBlock {
+      let offset = UInt64(index) * Self.pageBytes
+      let isOurs = pages.contains(address.value + offset)
+      entries[index] =
+        PageTableEntry(
+          GuestPhysicalAddress(first + offset), isOurs ? .readable : [.table, .dirty]
+        ).bits
     }
+    let place = GuestVirtualAddress(UInt64(UInt(bitPattern: entries)))
+    leaf.entry = PageTableEntry(table.translate(place)!, .table)
   }
 
   /// Gives pages entries of their own with `flags` besides the readable ones. To be followed by
   /// `flush` where blocks had been in use as 2 MiB entries.
   public func watch(_ range: Range<Int>, _ flags: PageTableEntry.Flags) {
     guard let last = range.last else { return }
-    // SAFETY: last is a page of this region, so its entry is inside the reservation.
-    let lastEntry = entries + last - tables.entries
-    build(upToBlock: lastEntry / Self.pagesPerBlock + 1)
+    // SAFETY: these are pages of this region, so their entries are inside the reservation.
+    let first = (entries + range.lowerBound - tables.entries) / Self.pagesPerBlock
+    for block in first...(entries + last - tables.entries) / Self.pagesPerBlock { build(block) }
     for page in range { cvm_entry_or(entries + page, flags.rawValue) }
   }
 
@@ -162,11 +166,10 @@ public final class GuestRegion {
     cvm_region_destroy(region)
     for block in 0..<tables.blockCount {
       let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
-      let isTable = block < builtBlocks
       let target =
-        isTable
-        ? PageTableEntry(bits: tables.entries[block * Self.pagesPerBlock]).target
-        : GuestPhysicalAddress(leaf.entry.target.value & ~(Self.blockBytes - 1))
+        leaf.entry.contains(.large)
+        ? GuestPhysicalAddress(leaf.entry.target.value & ~(Self.blockBytes - 1))
+        : PageTableEntry(bits: tables.entries[block * Self.pagesPerBlock]).target
       leaf.entry = PageTableEntry(target, [.table, .dirty, .large])
     }
     flush()

@@ -50,6 +50,15 @@ public enum VirtualMachine {
   /// Exits that the calling thread has made so far.
   public static var exits: UInt64 { cvm_exits() }
 
+  /// Leaves the guest and comes back: for measurements.
+  public static func exitOnce() { cvm_exit_once() }
+
+  /// Flushes this thread's translations as if entries had lost rights: for measurements.
+  public static func flush() {
+    cvm_raise_flush_generation()
+    cvm_flush_self()
+  }
+
   public static var facts: Facts {
     let facts = cvm_facts()
     return Facts(

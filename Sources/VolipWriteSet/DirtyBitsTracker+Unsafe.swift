@@ -44,18 +44,21 @@ final class DirtyBitsTracker: GuestTracker {
   @inline(__always)
   private func forEachDirty(_ body: (Int) -> Void) {
     let dirty = PageTableEntry.Flags.dirty.rawValue
-    let wide = watched / 8 * 8
+    // SAFETY: the first `watched` entries exist. A processor that sets a bit meanwhile is seen now
+    // or in the next take.
+    let entries = region.entries
     var page = 0
-    while page < wide {
-      // SAFETY: the first `watched` entries exist. A processor that sets a bit meanwhile is seen
-      // now or in the next take.
-      let entries = UnsafeRawPointer(region.entries + page).loadUnaligned(as: SIMD8<UInt64>.self)
-      if any(entries & dirty .!= 0) {
-        for lane in 0..<8 where entries[lane] & dirty != 0 { body(page + lane) }
+    while page + 8 <= watched {
+      let e = entries + page
+      if (e[0] | e[1] | e[2] | e[3] | e[4] | e[5] | e[6] | e[7]) & dirty != 0 {
+        for lane in 0..<8 where e[lane] & dirty != 0 { body(page + lane) }
       }
       page += 8
     }
-    for page in wide..<watched where region.entries[page] & dirty != 0 { body(page) }
+    while page < watched {
+      if entries[page] & dirty != 0 { body(page) }
+      page += 1
+    }
   }
 
   func arm(_ writeSet: WriteSet) {

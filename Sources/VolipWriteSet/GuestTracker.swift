@@ -16,6 +16,9 @@ protocol GuestTracker: Tracker {
 }
 
 extension GuestTracker {
+  /// A flush ends it.
+  var armingHasFixedCost: Bool { true }
+
   func sectionOpened() {}
 
   func sectionClosed() {}

@@ -10,6 +10,10 @@
 // the following commit is counted (both armed and retained pages show it). Besides, a retained page
 // is armed when fruitless comparisons since its last change have cost as much as one trap.
 //
+// Where arming costs about the same for one page or many, because a flush of translations ends it,
+// pages that are not worth retaining wait for each other: they stay writable until comparing them
+// has cost as much as the last arming did. So waiting never costs more than it saves twice over.
+//
 // Invariant: retention decides cost, never correctness: an unretained page is armed before it is
 // compared, a retained one is compared in every commit.
 
@@ -53,11 +57,38 @@ public final class Retention {
   /// The commit from which the periods of looking count.
   @exclusivity(unchecked) private var windowStart: UInt32 = 0
 
+  /// Whether the pages of this commit wait to be armed.
+  @exclusivity(unchecked) private var isDeferring = false
+  /// Ticks that comparing waiting pages has cost since the last arming.
+  @exclusivity(unchecked) private var deferredTicks: Double = 0
+  /// Ticks of one arming, averaged.
+  @exclusivity(unchecked) private var armTicks: Double = 0
+
   public init(pageCapacity: Int, trapTicks: Double) throws(PoolError) {
     history = try ReservedArray(capacity: pageCapacity)
     self.trapTicks = trapTicks
   }
 
+  public var isOn: Bool { trapTicks > 0 }
+
+  /// For trackers whose arming costs about the same for one page or many: whether it waits. Then
+  /// every page of `writeSet` is retained.
+  public func defersArming(_ writeSet: WriteSet) -> Bool {
+    var waiting = 0
+    for index in 0..<writeSet.pageCount where !writeSet.retained[index] { waiting += 1 }
+    deferredTicks += Double(waiting) * comparisonTicks
+    isDeferring = deferredTicks < armTicks
+    if isDeferring {
+      writeSet.markRetained { _ in true }
+    } else {
+      deferredTicks = 0
+    }
+    return isDeferring
+  }
+
+  public func noteArming(ticks: UInt64) {
+    armTicks = armTicks == 0 ? Double(ticks) : armTicks * 0.75 + Double(ticks) * 0.25
+  }
   /// Whether nothing is retained, and nothing was worth it in the last commit looked at. That a
   /// streak is worthwhile is not enough to be awake: large sections teach it of streaks that the
   /// pages of small ones, afterwards, never get; arming apart from taking cost those 25 %.
@@ -68,7 +99,7 @@ public final class Retention {
   /// at each would cost a section of one update 5 %.
   public func observes(_ writeSet: WriteSet) -> Bool {
     guard trapTicks > 0, writeSet.pageCount > 0 else { return false }
-    guard isIdle else { return true }
+    guard isIdle, !isDeferring else { return true }
     // Far more pages than before: the program does something else now, and traps cost most here.
     if writeSet.pageCount > 2 * observedPages + 8 { windowStart = commit }
     return (commit &- windowStart) % Self.windowPeriod < Self.windowCommits

@@ -55,6 +55,9 @@ public protocol Tracker: AnyObject {
   /// Arms the pages that `writeSet` does not retain. Armed pages may be armed again.
   func arm(_ writeSet: WriteSet) throws(PoolError)
 
+  /// Whether arming costs about the same for one page or many.
+  var armingHasFixedCost: Bool { get }
+
   /// Called at the end of a section, after the arming that follows a take; the pages that
   /// `writeSet` retains stayed writable.
   func settle(_ writeSet: WriteSet)
@@ -67,4 +70,8 @@ public protocol Tracker: AnyObject {
 
   /// False when certainly nothing was written since `settle` to a page that was armed then.
   func mayHaveStrayWrites() -> Bool
+}
+
+extension Tracker {
+  public var armingHasFixedCost: Bool { false }
 }

@@ -22,8 +22,8 @@ enum TrapCost {
   }
 
   private static func measure(_ kind: TrackerKind) throws(PoolError) -> Double {
-    let scratch = try ScratchFile(pageCount: sampleCount)
-    let tracker = try makeTracker(kind, scratch.workingCopy)
+    let scratch = try WorkingCopy.scratch(pageCount: sampleCount)
+    let tracker = try makeTracker(kind, scratch)
     try tracker.watch(upTo: sampleCount)
     let writeSet = try WriteSet(pageCapacity: sampleCount)
     var samples: [UInt64] = []
@@ -33,7 +33,7 @@ enum TrapCost {
       for page in 0..<sampleCount {
         let start = cvp_ticks()
         // SAFETY: the scratch mapping has sampleCount pages and the tracker grants the write.
-        scratch.workingCopy.address(page: page).storeBytes(of: UInt8(round + 1), as: UInt8.self)
+        scratch.address(page: page).storeBytes(of: UInt8(round + 1), as: UInt8.self)
         samples.append(cvp_ticks() - start)
       }
       tracker.sectionClosed()
@@ -45,20 +45,6 @@ enum TrapCost {
       tracker.settle(writeSet)
     }
     return Double(samples.sorted()[sampleCount / 2])
-  }
-}
-
-/// A few pages of a file without a name, mapped privately as a working copy is.
-private struct ScratchFile {
-  let workingCopy: WorkingCopy
-
-  init(pageCount: Int) throws(PoolError) {
-    let descriptor = cvw_scratch_file(pageCount * WorkingCopy.pageBytes)
-    guard descriptor >= 0 else {
-      throw .system(operation: "memfd_create", errorNumber: -descriptor)
-    }
-    defer { close(descriptor) }
-    workingCopy = try WorkingCopy.mapAnywhere(descriptor: descriptor, pageCount: pageCount)
   }
 }
 
@@ -104,11 +90,11 @@ enum GuestCostsMeasurement {
     var costs = GuestCosts(
       scanTicksPerPage: 1, dirtyTicks: TrapCost.ticks(.dirtyBits),
       faultTicks: TrapCost.ticks(.detectOnWrite), changeTicksPerPage: 100)
-    guard let scratch = try? ScratchFile(pageCount: pageCount),
+    guard let scratch = try? WorkingCopy.scratch(pageCount: pageCount),
       let writeSet = try? WriteSet(pageCapacity: pageCount),
-      let region = try? guestRegion(.adaptive, scratch.workingCopy)
+      let region = try? guestRegion(.adaptive, scratch)
     else { return costs }
-    let tracker = DirtyBitsTracker(scratch.workingCopy, region)
+    let tracker = DirtyBitsTracker(scratch, region)
     guard (try? tracker.watch(upTo: pageCount)) != nil else { return costs }
     tracker.takeWritten(into: writeSet)
     let start = cvp_ticks()
@@ -121,4 +107,16 @@ enum GuestCostsMeasurement {
     tracker.stop()
     return costs
   }()
+}
+
+extension WorkingCopy {
+  /// Pages of a file without a name, mapped privately as a pool's are: for measurements.
+  public static func scratch(pageCount: Int) throws(PoolError) -> WorkingCopy {
+    let descriptor = cvw_scratch_file(pageCount * pageBytes)
+    guard descriptor >= 0 else {
+      throw .system(operation: "memfd_create", errorNumber: -descriptor)
+    }
+    defer { close(descriptor) }
+    return try mapAnywhere(descriptor: descriptor, pageCount: pageCount)
+  }
 }

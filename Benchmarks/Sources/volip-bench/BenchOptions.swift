@@ -22,9 +22,10 @@ struct RunOptions: ParsableArguments {
   }
 }
 
-enum TrackerChoice: String, ExpressibleByArgument, CaseIterable {
-  case pageMapScan = "page-map-scan"
-  case writeProtect = "write-protect"
+enum Mode: String, ExpressibleByArgument, CaseIterable {
+  case host
+  /// As a virtual machine, through /dev/kvm.
+  case guest
   case all
 }
 
@@ -36,15 +37,29 @@ enum Retain: String, ExpressibleByArgument, CaseIterable {
 }
 
 struct ConfigurationOptions: ParsableArguments {
-  @Option(help: "Which tracker finds the writes: page-map-scan, write-protect or all.")
-  var tracker = TrackerChoice.all
+  @Option(help: "Whether to measure on the host, in the guest, or both: host, guest or all.")
+  var mode = Mode.host
+
+  @Option(help: "Which tracker finds the writes; all of the mode by default. Repeatable.")
+  var tracker: [String] = []
 
   @Option(help: "Whether written pages may stay writable, 0 or auto. Repeatable; both by default.")
   var retain: [Retain] = Retain.allCases
 
   var list: [PoolConfiguration] {
-    let kinds = TrackerKind.allCases.filter { tracker == .all || $0.rawValue == tracker.rawValue }
+    let all =
+      (mode == .guest ? [] : TrackerKind.hostKinds)
+      + (mode == .host ? [] : TrackerKind.guestKinds)
+    let kinds = all.filter { tracker.isEmpty || tracker.contains($0.rawValue) }
     return kinds.flatMap { kind in retain.map { PoolConfiguration(tracker: kind, retain: $0) } }
+  }
+
+  func validate() throws {
+    for name in tracker where TrackerKind(rawValue: name) == nil {
+      let names = TrackerKind.allCases.map(\.rawValue).joined(separator: ", ")
+      throw ValidationError("There is no tracker \(name); there are \(names).")
+    }
+    guard !list.isEmpty else { throw ValidationError("No tracker of this mode was asked for.") }
   }
 }
 
@@ -53,9 +68,12 @@ struct PoolConfiguration {
   let tracker: TrackerKind
   let retain: Retain
 
-  /// What a machine without a kernel for page-map-scan has, and a constant for figures that do not
-  /// depend on the tracker.
-  static let plain = PoolConfiguration(tracker: .writeProtect, retain: .none)
+  var isGuest: Bool { TrackerKind.guestKinds.contains(tracker) }
+
+  /// For figures that do not depend on the tracker: one that every kernel has.
+  static var plain: PoolConfiguration {
+    PoolConfiguration(tracker: VirtualMachine.isEntered ? .dirtyBits : .writeProtect, retain: .none)
+  }
 
   /// tmpfs stands for persistent memory: stores are flushed and fenced as they would be there.
   var options: Pool.Options {

@@ -40,7 +40,7 @@ struct Hashmap: ParsableCommand {
 }
 
 /// A system that is measured: its labels, and a sample of one case.
-private struct Contender {
+struct Contender {
   let label: (Measurement) -> Measurement
   let sample: (WorkloadCase, _ seconds: Double) throws -> Double
 }
@@ -53,7 +53,9 @@ func hashmapBenchmark(
   let cases = options.batch.map { WorkloadCase.update(batch: $0) } + (options.mix ? [.mix95] : [])
   let contenders =
     (options.volatile ? [try volatileContender(keyCount)] : [])
-    + (try configurations.map { try poolContender(keyCount, $0) })
+    + (try configurations.map {
+      try $0.isGuest ? guestContender(keyCount, $0) : poolContender(keyCount, $0)
+    })
   var measurements = contenders.map { contender in
     cases.map { workloadCase in
       var measurement = Measurement("hashmap", workloadCase.name, unit: "updates/s")
@@ -78,9 +80,9 @@ func hashmapBenchmark(
 
 private func hashmapTable(_ measurements: [[Measurement]]) -> Table {
   let columns = measurements[0].map { $0.name == "update" ? "upd\($0.batch)" : $0.name }
-  var table = Table(header: ["system", "tracker", "retain"] + columns)
+  var table = Table(header: ["system", "mode", "tracker", "retain"] + columns)
   table.rows = measurements.map { row in
-    [row[0].system, row[0].tracker, row[0].retain]
+    [row[0].system, row[0].mode, row[0].tracker, row[0].retain]
       + row.map {
         "\(short($0.median / 1000)) (\(short($0.least / 1000)) - \(short($0.most / 1000)))"
       }
@@ -108,7 +110,7 @@ private let poolBytes: UInt64 = 1 << 30
 /// Inserts a section when the map is filled.
 private let fillBatch = 10_000
 
-private func poolContender(
+func poolContender(
   _ keyCount: Int, _ configuration: PoolConfiguration
 ) throws -> Contender {
   // The file has no name any more; the pool's own descriptor keeps it.

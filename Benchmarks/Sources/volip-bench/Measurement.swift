@@ -6,6 +6,7 @@ struct Measurement {
   var bench: String
   var name: String
   var system = "volipmem"
+  var mode = "host"
   /// "none" for a system without a tracker.
   var tracker = "none"
   var retain = "none"
@@ -23,6 +24,7 @@ struct Measurement {
 
   func with(_ configuration: PoolConfiguration) -> Measurement {
     var result = self
+    result.mode = configuration.isGuest ? "guest" : "host"
     result.tracker = configuration.tracker.rawValue
     result.retain = configuration.retain.rawValue
     return result
@@ -39,7 +41,7 @@ struct Measurement {
   /// One line; every string in it is an identifier of ours and needs no escapes.
   var json: String {
     let strings = [
-      ("bench", bench), ("case", name), ("system", system), ("mode", "host"),
+      ("bench", bench), ("case", name), ("system", system), ("mode", mode),
       ("tracker", tracker), ("retain", retain),
     ]
     let numbers = [

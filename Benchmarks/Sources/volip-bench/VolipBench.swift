@@ -7,6 +7,7 @@ struct VolipBench: ParsableCommand {
     abstract: "Measures volipmem on this machine. Figures are medians of interleaved repetitions.",
     subcommands: [
       Hashmap.self, Open.self, Replay.self, Allocate.self, LoggedBytes.self, All.self, FillLog.self,
+      GuestPeerCommand.self, Primitives.self,
     ])
 }
 

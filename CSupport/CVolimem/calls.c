@@ -211,31 +211,21 @@ static bool is_refused(long number) {
   return number == SYS_io_uring_setup || number == SYS_io_setup;
 }
 
-// The kick must reach its thread: no mask of the program has it.
-static long set_mask(const uint64_t *arguments) {
-  uint64_t mask;
-  if (arguments[1] == 0 || arguments[3] != sizeof mask ||
-      !copy_in(&mask, arguments[1], sizeof mask))
-    return RAW(SYS_rt_sigprocmask, arguments[0], arguments[1], arguments[2], arguments[3]);
-  mask &= ~(1ul << (KICK_SIGNAL - 1));
-  uint64_t before;
-  long result = RAW(SYS_rt_sigprocmask, arguments[0], &mask, &before, sizeof mask);
-  if (result == 0 && arguments[2] != 0 && !copy_out(arguments[2], &before, sizeof before))
-    return -EFAULT;
-  return result;
-}
-
-static long make(long number, const uint64_t *a) {
+// A call in the thread that runs it; signals and their handlers are the guest's business.
+static long make(struct vcpu *vcpu, const struct kvm_regs *registers, const uint64_t *arguments) {
+  long number = (long)registers->rax;
   if (is_refused(number))
     return -ENOSYS;
-  if (number == SYS_rt_sigprocmask)
-    return set_mask(a);
-  if (number == SYS_rt_sigaction && a[0] == KICK_SIGNAL)
-    return -EINVAL;
-  long kept;
-  if (step_keeps_action(number, a, &kept))
-    return kept;
-  return raw_call6(number, (long)a[0], (long)a[1], (long)a[2], (long)a[3], (long)a[4], (long)a[5]);
+  switch (number) {
+  case SYS_rt_sigaction:
+    return signals_action(arguments);
+  case SYS_rt_sigprocmask:
+    return signals_mask(arguments);
+  case SYS_sigaltstack:
+    return signals_alternate_stack(vcpu, registers->rsp, arguments);
+  default:
+    return cvm_interruptible_call(arguments, number, &vcpu->pending);
+  }
 }
 
 static void trace_call(long number, const uint64_t *arguments, long result) {
@@ -257,7 +247,7 @@ static void trace_call(long number, const uint64_t *arguments, long result) {
   line_write(&line);
 }
 
-long call_forward(const struct kvm_regs *registers) {
+long call_forward(struct vcpu *vcpu, const struct kvm_regs *registers) {
   long number = (long)registers->rax;
   const uint64_t arguments[] = {registers->rdi, registers->rsi, registers->rdx, registers->r10,
                                 registers->r8,  registers->r9,  registers->rcx};
@@ -267,7 +257,7 @@ long call_forward(const struct kvm_regs *registers) {
     refuse_unknown(number, arguments);
   if (has_pools && call != NULL)
     mark_outputs(call, arguments);
-  long result = make(number, arguments);
+  long result = make(vcpu, registers, arguments);
   if (has_pools && call != NULL)
     mark_outputs(call, arguments);
   if (cvm_machine.options.trace_calls)

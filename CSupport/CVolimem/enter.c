@@ -40,8 +40,9 @@ bool cvm_enter(const struct cvm_options *options, struct cvm_failure *failure) {
   error = vdso_prepare(!shares_time_stamps);
   if (error != 0)
     return fail(failure, CVM_CREATE, error, "a copy of the vDSO");
-  if (kick_prepare() != 0 || step_prepare() != 0)
-    return fail(failure, CVM_CREATE, errno, "sigaction");
+  error = signals_prepare(vcpu);
+  if (error != 0)
+    return fail(failure, CVM_CREATE, error, "sigaction");
   if (cvm_switch(vcpu, room_for_registers(vcpu)))
     return true;
   return fail(failure, CVM_CREATE, EIO, "the vCPU's registers");

@@ -49,6 +49,19 @@ cvm_flush_stub:
         pushq $3
         jmp to_host
 
+        .balign 16
+        .globl cvm_flush_translations
+        .hidden cvm_flush_translations
+        .globl cvm_flush_asked
+        .hidden cvm_flush_asked
+cvm_flush_translations:
+        mov $0x766f6c69, %eax
+        int3
+cvm_flush_asked:
+        cmp $0x766f6c69, %rax           // a signal came between: ask again
+        je cvm_flush_translations
+        ret
+
 // A page fault: detect-on-write. If the page is in a region and grantable: give write permission
 // and append it to the region's list. Else, the host knows more.
 // Stack after the pushes: 0 rcx, 8 rax, 16 error code.
@@ -242,12 +255,12 @@ cvm_exit_thread_without_stack:
         syscall
         ud2
 
-// void cvm_step_leave(struct step *step, ucontext_t *context): goes on outside the guest with the
-// registers in `context`, and comes back through cvm_step_return(step->host_stack).
+// void cvm_visit_leave(struct visit *visit, ucontext_t *context): goes on outside the guest with the
+// registers in `context`, and comes back through cvm_visit_return(visit->host_stack).
         .balign 16
-        .globl cvm_step_leave
-        .hidden cvm_step_leave
-cvm_step_leave:
+        .globl cvm_visit_leave
+        .hidden cvm_visit_leave
+cvm_visit_leave:
         push %rbx
         push %rbp
         push %r12
@@ -261,15 +274,48 @@ cvm_step_leave:
         ud2
 
         .balign 16
-        .globl cvm_step_return
-        .hidden cvm_step_return
-cvm_step_return:
+        .globl cvm_visit_return
+        .hidden cvm_visit_return
+cvm_visit_return:
         mov %rdi, %rsp
         pop %r15
         pop %r14
         pop %r13
         pop %r12
         pop %rbp
+        pop %rbx
+        ret
+
+// long cvm_interruptible_call(const uint64_t *arguments, long number, volatile int *pending)
+        .balign 16
+        .globl cvm_interruptible_call
+        .hidden cvm_interruptible_call
+cvm_interruptible_call:
+        push %rbx
+        mov %rdx, %rbx
+        mov %rdi, %rcx
+        mov %rsi, %rax
+        mov 0(%rcx), %rdi
+        mov 8(%rcx), %rsi
+        mov 16(%rcx), %rdx
+        mov 24(%rcx), %r10
+        mov 32(%rcx), %r8
+        mov 40(%rcx), %r9
+        .globl cvm_call_window
+        .hidden cvm_call_window
+cvm_call_window:
+        cmpl $0, (%rbx)
+        jne cvm_call_interrupted
+        syscall
+        .globl cvm_call_window_end
+        .hidden cvm_call_window_end
+cvm_call_window_end:
+        pop %rbx
+        ret
+        .globl cvm_call_interrupted
+        .hidden cvm_call_interrupted
+cvm_call_interrupted:
+        mov $-512, %rax
         pop %rbx
         ret
 

@@ -10,8 +10,10 @@
 
 #include <asm/kvm.h>
 #include <linux/kvm.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 
 #define PAGE_SHIFT 12
 #define PAGE_BYTES 4096ul
@@ -89,7 +91,13 @@ struct vcpu {
   _Atomic int in_guest;          // 1 from before the look at the generation to after the run
   _Atomic uint64_t generation;   // of the last flush
   _Atomic uint64_t exits;
-  void *step;                    // while an instruction runs on the host: struct step
+  void *visit;                   // while it visits the host: struct visit
+  volatile int pending;          // a signal to deliver before the guest runs again, or 0
+  bool delivering;               // the visit under way is for that signal
+  uint64_t pending_mask;         // the program's mask at its arrival
+  siginfo_t pending_information;
+  int delivery_timer;            // a timer's number plus 1, or 0
+  stack_t alternate_stack;       // the program's; the kernel knows it during visits only
 };
 
 #define REGION_COUNT 64
@@ -148,7 +156,6 @@ void vcpu_flush_if_stale(struct vcpu *vcpu);
 void vcpus_flush_others(struct vcpu *self);
 /// The signal that pulls a vCPU out of the guest; programs cannot block or handle it.
 #define KICK_SIGNAL 64
-int kick_prepare(void);
 
 // run.c
 /// Runs the guest's first instructions: at which level system calls arrive, and whether its time
@@ -156,6 +163,8 @@ int kick_prepare(void);
 int run_probe(struct vcpu *vcpu, bool *shares_time_stamps);
 void run_forever(struct vcpu *vcpu) __attribute__((noreturn));
 
+/// False if an exception is about to be delivered: then its stub has to have the registers first.
+bool vcpu_is_between_instructions(const struct vcpu *vcpu);
 /// From the exception stub's level back to the program's.
 void vcpu_set_user_mode(struct vcpu *vcpu);
 int vcpu_set_call_target(struct vcpu *vcpu);
@@ -168,19 +177,40 @@ void process_thread_begins(struct vcpu *vcpu) __attribute__((noreturn));
 
 // calls.c
 /// Makes a call of the program, with the marks that rule 16 wants.
-long call_forward(const struct kvm_regs *registers);
+long call_forward(struct vcpu *vcpu, const struct kvm_regs *registers);
 
 /// Copies from and to the program's memory; false where it is not there.
 bool copy_in(void *to, uint64_t from, size_t bytes);
 bool copy_out(uint64_t to, const void *from, size_t bytes);
 
-// step.c
-int step_prepare(void);
-/// Answers rt_sigaction for the signals of faults, whose handler stays ours; false for other calls.
-bool step_keeps_action(long number, const uint64_t *arguments, long *result);
-/// Runs the instruction at the given registers on the host. Comes back when it has run; if it
-/// faults the process ends by the signal that it gets, after a message.
-void step_on_host(struct vcpu *vcpu, struct kvm_regs *registers);
+// visit.c
+/// Goes on outside the guest with `registers` and `mask` for one instruction, or until a signal's
+/// handler is entered; comes back with the registers to go on with in the guest.
+void visit_host(struct vcpu *vcpu, struct kvm_regs *registers, uint64_t mask);
+/// From a signal handler during a visit: back to the run loop.
+void visit_end(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t mask)
+    __attribute__((noreturn));
+void registers_from_context(struct kvm_regs *to, const ucontext_t *context);
+void extended_state_from_context(struct vcpu *vcpu, const char *saved);
+
+// signals.c
+struct kernel_action;
+int signals_prepare(struct vcpu *vcpu);
+void signals_give_back(void);
+void signals_deliver(struct vcpu *vcpu, struct kvm_regs *registers);
+void signals_return(struct vcpu *vcpu, struct kvm_regs *registers);
+long signals_set_action(int number, const struct kernel_action *wanted);
+void signals_set_mask(uint64_t mask);
+void signals_block_all(void);
+/// For a signal that found the vCPU in a stub at CPL0: it is to leave the guest soon, behind it.
+void signals_deliver_soon(struct vcpu *vcpu);
+long signals_action(const uint64_t *arguments);
+long signals_mask(const uint64_t *arguments);
+long signals_alternate_stack(struct vcpu *vcpu, uint64_t rsp, const uint64_t *arguments);
+/// What cvm_interruptible_call says when a signal came before the call.
+#define CALL_NOT_BEGUN (-512l)
+/// Whether a call that ended like this is to be made again after the pending signal's handler.
+bool signals_begin_again(const struct vcpu *vcpu, long number, long result);
 
 // vdso.c
 /// Replaces what the guest cannot run: getcpu, and with `replace_clocks` the clocks.
@@ -201,6 +231,9 @@ void machine_stop(const char *what, uint64_t value) __attribute__((noreturn));
 // entry.S
 extern char cvm_exception_stubs[], cvm_exception_halted[];
 extern char cvm_call_stub[], cvm_call_halted[];
+/// In the guest: asks cvm_flush_stub to flush, until it has. cvm_flush_asked is behind the question.
+void cvm_flush_translations(void);
+extern char cvm_flush_asked[];
 extern char cvm_page_fault_stub[], cvm_flush_stub[], cvm_probe_stub[], cvm_stubs_end[];
 bool cvm_switch(struct vcpu *vcpu, struct kvm_regs *room);
 long cvm_raw_thread(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_t child_tid,
@@ -213,9 +246,12 @@ struct child_state {
 _Static_assert(sizeof(struct kvm_regs) == 144, "entry.S knows the offset of `extended`");
 long cvm_raw_child(uint64_t flags, uint64_t parent_tid, uint64_t child_tid, uint64_t tls,
                    const struct child_state *state);
-struct step;
-void cvm_step_leave(struct step *step, void *context);
-void cvm_step_return(void *host_stack) __attribute__((noreturn));
+struct visit;
+void cvm_visit_leave(struct visit *visit, void *context);
+void cvm_visit_return(void *host_stack) __attribute__((noreturn));
+/// Makes a system call unless *pending is set; a signal in between is seen (signals.c).
+long cvm_interruptible_call(const uint64_t *arguments, long number, volatile int *pending);
+extern char cvm_call_window[], cvm_call_window_end[], cvm_call_interrupted[];
 void cvm_exit_thread_without_stack(_Atomic int *taken, long status) __attribute__((noreturn));
 
 #endif

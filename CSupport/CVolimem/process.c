@@ -116,7 +116,12 @@ static long clone_child(struct vcpu *parent, const struct kvm_regs *registers,
 }
 
 /// In a child that has its own memory: it is not in the guest.
-__attribute__((used)) void process_forked(void) { cvm_this_vcpu = NULL; }
+__attribute__((used)) void process_forked(void) {
+  stack_t alternate_stack = cvm_this_vcpu->alternate_stack;
+  cvm_this_vcpu = NULL;
+  signals_give_back();
+  RAW(SYS_sigaltstack, &alternate_stack, 0);
+}
 
 long process_clone(struct vcpu *vcpu, struct kvm_regs *registers, long number) {
   struct clone_request request;
@@ -142,7 +147,7 @@ long process_arch_prctl(struct vcpu *vcpu, const struct kvm_regs *registers) {
   long code = (long)registers->rdi;
   struct kvm_sregs s;
   if (code < SET_GS || code > GET_GS)
-    return call_forward(registers);
+    return call_forward(vcpu, registers);
   if (code == SET_FS) {
     long result = RAW(SYS_arch_prctl, SET_FS, registers->rsi);
     if (result != 0)

@@ -5,10 +5,10 @@
 //   a system call at CPL0   the stub halts
 //   an exception            the stub halts: faults.
 //   a refusal (EFAULT)      the host has no page there, or not with that permission
-//   a signal                its handler has run on this stack by the time KVM_RUN returns
+//   a signal                it has arrived on this stack by the time KVM_RUN returns (signals.c)
 //
 // Whatever the thread was doing when a fault occurred, the same instruction is then run on the host
-// (step.c), where it does what it would do without us.
+// (visit.c), where it does what it would do without us.
 #include "internal.h"
 
 #include <errno.h>
@@ -44,6 +44,10 @@ static long run_once(struct vcpu *vcpu) {
   return result;
 }
 
+static bool is_stub(uint64_t rip) {
+  return rip >= (uint64_t)cvm_exception_stubs && rip < (uint64_t)cvm_stubs_end;
+}
+
 static bool is_call(const struct vcpu *vcpu, long result) {
   uint64_t rip = vcpu->run->s.regs.regs.rip;
   if (cvm_machine.call_cpl == 3)
@@ -52,13 +56,28 @@ static bool is_call(const struct vcpu *vcpu, long result) {
          rip == (uint64_t)cvm_call_halted;
 }
 
-// Where to go on after a call. At CPL3 the target page has no code, so the return is made here; at
-// CPL0 the stub's SYSRET does it from rcx and r11.
-static void return_from_call(struct kvm_regs *registers) {
+// Where to go on after a call, and with what result. At CPL3 the target page has no code, so the
+// return is made here; at CPL0 the stub's SYSRET makes it from rcx and r11. A call that is to begin
+// again after a signal's handler goes back to its SYSCALL instruction, two bytes long.
+static void return_from_call(struct vcpu *vcpu, long number, long result) {
+  struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  bool again = signals_begin_again(vcpu, number, result);
+  registers->rax = (uint64_t)(again ? number : result);
+  if (again)
+    registers->rcx -= 2;
+  if (cvm_machine.call_cpl == 3 || vcpu->pending != 0) {
+    registers->rip = registers->rcx;
+    registers->rflags = registers->r11;
+  }
+  if (cvm_machine.call_cpl != 3 && vcpu->pending != 0)
+    vcpu_set_user_mode(vcpu);
+}
+
+// A handler's return has registers of its own.
+static void return_from_signal(struct vcpu *vcpu) {
+  signals_return(vcpu, &vcpu->run->s.regs.regs);
   if (cvm_machine.call_cpl != 3)
-    return;
-  registers->rip = registers->rcx;
-  registers->rflags = registers->r11;
+    vcpu_set_user_mode(vcpu);
 }
 
 static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
@@ -81,7 +100,7 @@ static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
   case SYS_arch_prctl:
     return process_arch_prctl(vcpu, registers);
   default:
-    return call_forward(registers);
+    return call_forward(vcpu, registers);
   }
 }
 
@@ -93,6 +112,16 @@ static void leave_exception(struct vcpu *vcpu, const struct exception_frame *fra
   registers->rflags = frame->rflags;
   registers->rsp = frame->rsp;
   vcpu_set_user_mode(vcpu);
+}
+
+// The program's mask, but that a fault is never blocked: it would end the process without a word.
+static uint64_t visible_mask(void) {
+  uint64_t mask;
+  RAW(SYS_rt_sigprocmask, SIG_SETMASK, 0, &mask, sizeof mask);
+  const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
+  for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+    mask &= ~(1ul << (faults[i] - 1));
+  return mask;
 }
 
 static void exception(struct vcpu *vcpu) {
@@ -113,18 +142,18 @@ static void exception(struct vcpu *vcpu) {
       int64_t mapped = machine_map(s.cr2, 1);
       if (mapped < 0)
         machine_stop("volip: no guest-physical addresses are left for ", s.cr2);
-      return;  // the stub goes back to the instruction
+      leave_exception(vcpu, frame);
+      vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+      return;  // to the instruction again
     }
   }
-  if (frame->vector == BREAKPOINT)
+  uint8_t before = 0;
+  const uint8_t breakpoint = 0xcc;
+  if (frame->vector == BREAKPOINT && copy_in(&before, frame->rip - 1, 1) && before == breakpoint)
     frame->rip--;  // to the instruction itself
   leave_exception(vcpu, frame);
-  step_on_host(vcpu, registers);
+  visit_host(vcpu, registers, visible_mask());
   vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
-}
-
-static bool is_stub(uint64_t rip) {
-  return rip >= (uint64_t)cvm_exception_stubs && rip < (uint64_t)cvm_stubs_end;
 }
 
 static void unexpected(struct vcpu *vcpu, long result) {
@@ -137,17 +166,26 @@ static void unexpected(struct vcpu *vcpu, long result) {
 
 void run_forever(struct vcpu *vcpu) {
   struct kvm_run *run = vcpu->run;
+  struct kvm_regs *registers = &run->s.regs.regs;
   for (;;) {
+    if (vcpu->pending != 0 && !is_stub(registers->rip) && vcpu_is_between_instructions(vcpu)) {
+      signals_deliver(vcpu, registers);
+      run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+    } else if (vcpu->pending != 0 && vcpu->delivery_timer == 0) {
+      run->immediate_exit = 0;
+      signals_deliver_soon(vcpu);
+    }
     long result = run_once(vcpu);
-    struct kvm_regs *registers = &run->s.regs.regs;
     if (cvm_machine.options.trace_exits)
       trace(vcpu, "exit, reason and instruction", run->exit_reason, registers->rip);
     if (result == -EINTR || result == -EAGAIN) {
       run->immediate_exit = 0;
     } else if (is_call(vcpu, result)) {
-      long value = call(vcpu, registers);
-      return_from_call(registers);
-      registers->rax = (uint64_t)value;
+      long number = (long)registers->rax;
+      if (number == SYS_rt_sigreturn)
+        return_from_signal(vcpu);
+      else
+        return_from_call(vcpu, number, call(vcpu, registers));
       run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
     } else if (result == 0 && run->exit_reason == KVM_EXIT_HLT &&
                registers->rip == (uint64_t)cvm_exception_halted) {
@@ -155,7 +193,7 @@ void run_forever(struct vcpu *vcpu) {
     } else if (result == -EFAULT && !is_stub(registers->rip)) {
       if (cvm_machine.options.trace_faults)
         trace(vcpu, "refused by the host, instruction and stack", registers->rip, registers->rsp);
-      step_on_host(vcpu, registers);
+      visit_host(vcpu, registers, visible_mask());
       run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
     } else {
       unexpected(vcpu, result);

@@ -18,7 +18,6 @@
 #include "internal.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -213,6 +212,10 @@ int vcpu_start(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t fs_
   run->kvm_valid_regs = KVM_SYNC_X86_REGS;
   run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
   run->immediate_exit = 0;
+  vcpu->pending = 0;
+  vcpu->delivery_timer = 0;
+  vcpu->visit = NULL;
+  vcpu->alternate_stack = (stack_t){.ss_flags = SS_DISABLE};
   atomic_store(&vcpu->generation, 0);
   return 0;
 }
@@ -223,6 +226,19 @@ int vcpu_copy_extended_state(struct vcpu *to, struct vcpu *from) {
   if (result == 0)
     result = vcpu_ioctl(to, KVM_SET_XSAVE, &state);
   return (int)-result;
+}
+
+bool vcpu_is_between_instructions(const struct vcpu *vcpu) {
+  // Under shadow paging KVM keeps some events to itself. A fault that is delivered late, at another
+  // instruction, happens again at its own; a breakpoint would be lost.
+  const struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  if (registers->rip == (uint64_t)cvm_flush_asked && registers->rax == CVM_FLUSH_MAGIC)
+    return false;
+  struct kvm_vcpu_events events;
+  long result = vcpu_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &events);
+  if (result != 0)
+    machine_stop("volip: KVM_GET_VCPU_EVENTS, error ", (uint64_t)-result);
+  return !events.exception.injected && !events.exception.pending;
 }
 
 void vcpu_set_user_mode(struct vcpu *vcpu) {
@@ -260,9 +276,7 @@ void cvm_flush_self(void) {
   uint64_t generation = atomic_load(&cvm_machine.generation);
   if (atomic_load(&vcpu->generation) == generation)
     return;
-  // cvm_flush_stub reloads CR3 when it finds this magic number.
-  uint64_t magic = CVM_FLUSH_MAGIC;
-  __asm__ volatile("int3" : "+a"(magic) : : "memory");
+  cvm_flush_translations();
   atomic_store(&vcpu->generation, generation);
 }
 
@@ -291,20 +305,4 @@ void vcpus_flush_others(struct vcpu *self) {
   for (struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
     while (vcpu != self && is_stale_in_guest(vcpu, generation))
       RAW(SYS_sched_yield);
-}
-
-static void on_kick(int number) {
-  (void)number;
-  struct vcpu *vcpu = cvm_this_vcpu;
-  if (vcpu != NULL)
-    vcpu->run->immediate_exit = 1;
-}
-
-int kick_prepare(void) {
-  struct sigaction action;
-  memset(&action, 0, sizeof action);
-  action.sa_handler = on_kick;
-  action.sa_flags = SA_RESTART;
-  sigfillset(&action.sa_mask);
-  return sigaction(KICK_SIGNAL, &action, NULL);
 }

@@ -9,7 +9,10 @@
 //   run.c        the run loop: calls, exceptions, refusals
 //   process.c    threads, children, ends
 //   calls.c      the table of system calls and what they write
-//   step.c       one instruction on the host: faults arrive as they would without us
+//   visit.c      one instruction on the host: faults arrive as they would without us
+//   signals.c    the program's handlers, in the guest
+//   regions.c    what the page-fault handler knows of pools
+//   enter.c      the way in
 //   vdso.c       the vDSO's functions that a guest cannot run
 //   entry.S      everything that C cannot say
 //

@@ -1,0 +1,380 @@
+// Signals: the program's handlers run in the guest, the kernel's signals arrive on the host.
+//
+//   nothing, or default      the kernel does it, but for the signals of faults: a message first
+//   a handler                on_signal is the kernel's; the program's is kept in program_actions
+//
+// Where the signal finds the thread:
+//
+//   in a visit       the kernel has built its frame over the program's registers, on the program's
+//                    stack: the guest goes on in the program's handler with that very frame
+//   in the run loop  or in a system call that it makes for the program: the signal is kept, with
+//                    all others blocked, and delivered by a visit before the guest runs again. A
+//                    call that had not begun, or that SA_RESTART begins again, is made after it.
+//
+// A handler returns by rt_sigreturn, which is a system call like others: its frame is read here.
+#define _GNU_SOURCE
+#include "internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+#define SIGNAL_COUNT 64
+#define TRAP_FLAG 0x100
+#define RESTORER_FLAG 0x04000000ul
+#define BIT(number) (1ul << ((number)-1))
+
+/// As the kernel's own call has it.
+struct kernel_action {
+  void *handler;
+  unsigned long flags;
+  void *restorer;
+  uint64_t mask;
+};
+
+/// Written by rt_sigaction calls under `actions_lock`, read by handlers without it: a signal that
+/// races with the call that changes its action sees either.
+static struct kernel_action program_actions[SIGNAL_COUNT + 1];
+static cvm_lock actions_lock;
+static void *restorer;
+
+static bool is_fault(int number) {
+  return number == SIGSEGV || number == SIGBUS || number == SIGILL || number == SIGFPE ||
+         number == SIGTRAP;
+}
+
+static bool has_handler(const struct kernel_action *action) {
+  return action->handler != SIG_DFL && action->handler != SIG_IGN;
+}
+
+// Ends without us
+
+static const char *fault_name(int number) {
+  return number == SIGSEGV  ? "SIGSEGV"
+         : number == SIGBUS ? "SIGBUS"
+         : number == SIGILL ? "SIGILL"
+         : number == SIGFPE ? "SIGFPE"
+                            : "SIGTRAP";
+}
+
+static void report_pool(uint64_t address) {
+  for (struct cvm_region *r = cvm_regions; r < cvm_regions_end; r++) {
+    if ((address >> PAGE_SHIFT) - r->first_page >= r->page_count)
+      continue;
+    struct line line = {.length = 0};
+    line_text(&line, "volip: that is in a pool, at offset ");
+    line_hex(&line, address - (r->first_page << PAGE_SHIFT));
+    line_text(&line, ", beyond the memory that was allocated");
+    line_write(&line);
+  }
+}
+
+static void report(int number, const siginfo_t *information, const greg_t *registers) {
+  struct line line = {.length = 0};
+  line_text(&line, "volip: ");
+  line_text(&line, fault_name(number));
+  bool is_memory = (number == SIGSEGV || number == SIGBUS) && information->si_code != SI_KERNEL;
+  uint64_t address = (uint64_t)information->si_addr;
+  if (is_memory) {
+    line_text(&line, (registers[REG_ERR] & 16)  ? ", fetch from address "
+                     : (registers[REG_ERR] & 2) ? ", write to address "
+                                                : ", read of address ");
+    line_hex(&line, address);
+  }
+  line_text(&line, is_memory ? " by the instruction at " : " at the instruction at ");
+  line_hex(&line, (uint64_t)registers[REG_RIP]);
+  line_text(&line, ", thread ");
+  line_number(&line, RAW(SYS_gettid));
+  line_write(&line);
+  if (is_memory)
+    report_pool(address);
+}
+
+// With the default action back in place the same instruction faults again and ends the process; a
+// signal that somebody sent has no such instruction and is sent again.
+static void end_by_default(int number, const siginfo_t *information) {
+  struct kernel_action standard = {0};
+  RAW(SYS_rt_sigaction, number, &standard, 0, 8);
+  if (information->si_code <= 0)
+    RAW(SYS_tgkill, RAW(SYS_getpid), RAW(SYS_gettid), number);
+}
+
+// Arrival
+
+static void forget_handler(int number) {
+  const struct kernel_action standard = {0};
+  signals_set_action(number, &standard);
+}
+
+// The guest goes on in the program's handler. The frame is the kernel's, from the return address
+// below `context` on.
+static void enter_handler(struct vcpu *vcpu, int number, siginfo_t *information,
+                          ucontext_t *context) {
+  struct kernel_action action = program_actions[number];
+  if (vcpu->delivering)  // not the delivery's mask but the program's is to come back
+    memcpy(&context->uc_sigmask, &vcpu->pending_mask, sizeof vcpu->pending_mask);
+  vcpu->delivering = false;
+  context->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
+  struct kvm_regs registers;
+  registers_from_context(&registers, context);
+  registers.rip = (uint64_t)action.handler;
+  registers.rsp = (uint64_t)context - sizeof(uint64_t);
+  registers.rdi = (uint64_t)number;
+  registers.rsi = (uint64_t)information;
+  registers.rdx = (uint64_t)context;
+  registers.rax = 0;
+  registers.rflags = 0x202;
+  uint64_t mask;
+  memcpy(&mask, &context->uc_sigmask, sizeof mask);
+  mask |= action.mask | (action.flags & SA_NODEFER ? 0 : BIT(number));
+  if (action.flags & SA_RESETHAND)
+    forget_handler(number);
+  visit_end(vcpu, &registers, mask);
+}
+
+static void keep(struct vcpu *vcpu, int number, const siginfo_t *information,
+                 ucontext_t *context) {
+  vcpu->pending_information = *information;
+  memcpy(&vcpu->pending_mask, &context->uc_sigmask, sizeof vcpu->pending_mask);
+  vcpu->pending = number;
+  vcpu->run->immediate_exit = 1;
+  const uint64_t others = ~BIT(KICK_SIGNAL);  // wait in the kernel until this one is delivered
+  memcpy(&context->uc_sigmask, &others, sizeof others);
+  greg_t *rip = &context->uc_mcontext.gregs[REG_RIP];
+  if (*rip >= (greg_t)cvm_call_window && *rip < (greg_t)cvm_call_window_end)
+    *rip = (greg_t)cvm_call_interrupted;
+}
+
+static void on_signal(int number, siginfo_t *information, void *pointer) {
+  ucontext_t *context = pointer;
+  struct vcpu *vcpu = cvm_this_vcpu;
+  bool is_visit = vcpu != NULL && vcpu->visit != NULL;
+  if (is_visit && number == SIGTRAP && information->si_code == TRAP_TRACE) {
+    struct kvm_regs registers;
+    registers_from_context(&registers, context);
+    extended_state_from_context(vcpu, (const char *)context->uc_mcontext.fpregs);
+    uint64_t mask;
+    memcpy(&mask, &context->uc_sigmask, sizeof mask);
+    visit_end(vcpu, &registers, mask);
+  }
+  bool is_synchronous = is_fault(number) && information->si_code > 0;
+  if (has_handler(&program_actions[number]) && is_visit)
+    enter_handler(vcpu, number, information, context);
+  if (has_handler(&program_actions[number]) && vcpu != NULL && !is_synchronous) {
+    keep(vcpu, number, information, context);
+    return;
+  }
+  if (is_fault(number))
+    report(number, information, context->uc_mcontext.gregs);
+  end_by_default(number, information);
+}
+
+// Delivery
+
+// A stub cannot be abandoned half done, and nothing makes the vCPU leave behind it: a timer does.
+void signals_deliver_soon(struct vcpu *vcpu) {
+  struct sigevent event;
+  memset(&event, 0, sizeof event);
+  event.sigev_notify = SIGEV_THREAD_ID;
+  event.sigev_signo = KICK_SIGNAL;
+  event._sigev_un._tid = atomic_load(&vcpu->tid);
+  // Some stubs long, even emulated; then again and again, if it finds another one, so seldom that
+  // the guest gets on between two.
+  const struct itimerspec times = {.it_value = {.tv_nsec = 100 * 1000},
+                                   .it_interval = {.tv_nsec = 2000 * 1000}};
+  int timer;
+  if (RAW(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) != 0)
+    return;  // then at the next exit
+  RAW(SYS_timer_settime, timer, 0, &times, 0);
+  vcpu->delivery_timer = timer + 1;
+}
+
+static void stop_timer(struct vcpu *vcpu) {
+  if (vcpu->delivery_timer != 0)
+    RAW(SYS_timer_delete, vcpu->delivery_timer - 1);
+  vcpu->delivery_timer = 0;
+}
+
+void signals_deliver(struct vcpu *vcpu, struct kvm_regs *registers) {
+  int number = vcpu->pending;
+  vcpu->pending = 0;
+  vcpu->run->immediate_exit = 0;
+  stop_timer(vcpu);
+  if (RAW(SYS_rt_tgsigqueueinfo, RAW(SYS_getpid), RAW(SYS_gettid), number,
+          &vcpu->pending_information) != 0)
+    machine_stop("volip: a signal was lost: ", (uint64_t)number);
+  vcpu->delivering = true;
+  visit_host(vcpu, registers, ~BIT(number));
+  vcpu->delivering = false;
+}
+
+void signals_return(struct vcpu *vcpu, struct kvm_regs *registers) {
+  ucontext_t context;
+  if (!copy_in(&context, registers->rsp, sizeof context))
+    machine_stop("volip: rt_sigreturn without a frame at ", registers->rsp);
+  char extended[sizeof(struct kvm_xsave)];
+  const void *saved = context.uc_mcontext.fpregs;
+  if (saved != NULL && copy_in(extended, (uint64_t)saved, cvm_machine.xstate_bytes))
+    extended_state_from_context(vcpu, extended);
+  registers_from_context(registers, &context);
+  vcpu->alternate_stack = context.uc_stack;
+  vcpu->alternate_stack.ss_flags &= ~SS_ONSTACK;
+  uint64_t mask;
+  memcpy(&mask, &context.uc_sigmask, sizeof mask);
+  signals_set_mask(mask);
+}
+
+// What the program asks for
+
+void signals_block_all(void) {
+  const uint64_t all = ~0ul;
+  RAW(SYS_rt_sigprocmask, SIG_SETMASK, &all, 0, sizeof all);
+}
+
+void signals_set_mask(uint64_t mask) {
+  mask &= ~BIT(KICK_SIGNAL);
+  RAW(SYS_rt_sigprocmask, SIG_SETMASK, &mask, 0, sizeof mask);
+}
+
+// The kernel's action for the program's: ours wherever the program has a handler or wants to know
+// of faults. Never SA_RESTART: the guest runs the handler before the call begins again.
+long signals_set_action(int number, const struct kernel_action *wanted) {
+  struct kernel_action ours = *wanted;
+  if (has_handler(wanted) || is_fault(number)) {
+    ours.handler = (void *)on_signal;
+    ours.flags = (wanted->flags & (SA_NOCLDSTOP | SA_NOCLDWAIT)) | SA_SIGINFO | SA_ONSTACK |
+                 RESTORER_FLAG;
+    ours.restorer = restorer;
+    ours.mask = ~0ul;
+    if (!(wanted->flags & SA_ONSTACK) && has_handler(wanted))
+      ours.flags &= ~(unsigned long)SA_ONSTACK;
+  }
+  lock(&actions_lock);
+  struct kernel_action before = program_actions[number];
+  program_actions[number] = *wanted;
+  long result = RAW(SYS_rt_sigaction, number, &ours, 0, 8);
+  if (result != 0)
+    program_actions[number] = before;
+  unlock(&actions_lock);
+  return result;
+}
+
+long signals_action(const uint64_t *arguments) {
+  uint64_t number = arguments[0];
+  if (number < 1 || number > SIGNAL_COUNT || number == KICK_SIGNAL || arguments[3] != 8)
+    return -EINVAL;
+  struct kernel_action before = program_actions[number];
+  struct kernel_action wanted;
+  if (arguments[1] != 0) {
+    if (!copy_in(&wanted, arguments[1], sizeof wanted))
+      return -EFAULT;
+    long result = signals_set_action((int)number, &wanted);
+    if (result != 0)
+      return result;
+  }
+  if (arguments[2] != 0 && !copy_out(arguments[2], &before, sizeof before))
+    return -EFAULT;
+  return 0;
+}
+
+long signals_mask(const uint64_t *arguments) {
+  uint64_t mask;
+  if (arguments[1] == 0 || arguments[3] != sizeof mask ||
+      !copy_in(&mask, arguments[1], sizeof mask))
+    return RAW(SYS_rt_sigprocmask, arguments[0], arguments[1], arguments[2], arguments[3]);
+  mask &= ~BIT(KICK_SIGNAL);
+  uint64_t before;
+  long result = RAW(SYS_rt_sigprocmask, arguments[0], &mask, &before, sizeof mask);
+  if (result == 0 && arguments[2] != 0 && !copy_out(arguments[2], &before, sizeof before))
+    return -EFAULT;
+  return result;
+}
+
+long signals_alternate_stack(struct vcpu *vcpu, uint64_t rsp, const uint64_t *arguments) {
+  stack_t before = vcpu->alternate_stack;
+  bool is_on_it = !(before.ss_flags & SS_DISABLE) && rsp > (uint64_t)before.ss_sp &&
+                  rsp - (uint64_t)before.ss_sp <= before.ss_size;
+  if (arguments[0] != 0) {
+    stack_t wanted;
+    if (!copy_in(&wanted, arguments[0], sizeof wanted))
+      return -EFAULT;
+    if (is_on_it)
+      return -EPERM;
+    // The kernel judges it; then it is taken away again (visit_host).
+    long result = RAW(SYS_sigaltstack, &wanted, 0);
+    if (result != 0)
+      return result;
+    RAW(SYS_sigaltstack, 0, &vcpu->alternate_stack);
+    const stack_t none = {.ss_flags = SS_DISABLE};
+    RAW(SYS_sigaltstack, &none, 0);
+    vcpu->alternate_stack.ss_flags &= ~SS_ONSTACK;
+  }
+  before.ss_flags |= is_on_it ? SS_ONSTACK : 0;
+  if (arguments[1] != 0 && !copy_out(arguments[1], &before, sizeof before))
+    return -EFAULT;
+  return 0;
+}
+
+/// Whether SA_RESTART begins a call again (signal(7)): those that wait with a timeout, for several
+/// descriptors or for a signal end with EINTR whatever the handler's flags.
+static bool restarts(long number) {
+  switch (number) {
+  case SYS_poll: case SYS_ppoll: case SYS_select: case SYS_pselect6: case SYS_epoll_wait:
+  case SYS_epoll_pwait: case SYS_epoll_pwait2: case SYS_nanosleep: case SYS_clock_nanosleep:
+  case SYS_pause: case SYS_rt_sigsuspend: case SYS_rt_sigtimedwait: case SYS_semop:
+  case SYS_semtimedop: case SYS_msgrcv: case SYS_msgsnd: case SYS_io_getevents: case SYS_close:
+    return false;
+  default:
+    return true;
+  }
+}
+
+bool signals_begin_again(const struct vcpu *vcpu, long number, long result) {
+  if (result == CALL_NOT_BEGUN)
+    return true;
+  return result == -EINTR && vcpu->pending != 0 && restarts(number) &&
+         (program_actions[vcpu->pending].flags & SA_RESTART) != 0;
+}
+
+// Coming and going
+
+static void on_kick(int number) {
+  (void)number;
+  if (cvm_this_vcpu != NULL)
+    cvm_this_vcpu->run->immediate_exit = 1;
+}
+
+/// Takes over from the kernel what the program has asked for so far.
+int signals_prepare(struct vcpu *vcpu) {
+  struct sigaction kick;
+  memset(&kick, 0, sizeof kick);
+  kick.sa_handler = on_kick;
+  kick.sa_flags = SA_RESTART;
+  sigfillset(&kick.sa_mask);
+  if (sigaction(KICK_SIGNAL, &kick, NULL) != 0)
+    return errno;
+  struct kernel_action installed;
+  RAW(SYS_rt_sigaction, KICK_SIGNAL, 0, &installed, 8);
+  restorer = installed.restorer;
+  for (int number = 1; number < KICK_SIGNAL; number++) {
+    struct kernel_action present;
+    if (RAW(SYS_rt_sigaction, number, 0, &present, 8) != 0)
+      continue;
+    if (is_fault(number) || has_handler(&present))
+      signals_set_action(number, &present);
+    else
+      program_actions[number] = present;
+  }
+  RAW(SYS_sigaltstack, 0, &vcpu->alternate_stack);
+  const stack_t none = {.ss_flags = SS_DISABLE};
+  RAW(SYS_sigaltstack, &none, 0);
+  return 0;
+}
+
+/// In a child that has its own memory and goes on outside the guest: everything is the kernel's.
+void signals_give_back(void) {
+  for (int number = 1; number < KICK_SIGNAL; number++)
+    if (is_fault(number) || has_handler(&program_actions[number]))
+      RAW(SYS_rt_sigaction, number, &program_actions[number], 0, 8);
+}

@@ -54,6 +54,7 @@ public final class GuestRegion {
     guard mapped >= 0 else {
       throw .system(operation: "guest memory slot", errorNumber: Int32(-mapped))
     }
+    try Self.requireFree(firstBlock, blockCount: blockCount)
     tables = try TableReservation(blockCount: blockCount, pageCount: pageCount)
     // SAFETY: the reservation has 512 entries for each block, of which the first is firstBlock.
     entries = tables.entries + Int((address - firstBlock) / Self.pageBytes)
@@ -63,7 +64,7 @@ public final class GuestRegion {
       throw .trackerUnavailable(tracker: "guest", reason: "too many open pools")
     }
     region = created
-    try protectBlocks()
+    protectBlocks()
     flush()
   }
 
@@ -75,20 +76,28 @@ public final class GuestRegion {
     GuestVirtualAddress(firstBlock + UInt64(block) * Self.blockBytes)
   }
 
-  /// Whole blocks lose write permission in their 2 MiB entries; blocks that the pool shares with
-  /// its neighbours get tables at once.
-  private func protectBlocks() throws(PoolError) {
-    for block in 0..<tables.blockCount {
-      let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
-      guard leaf.entry.contains(.large) else {
+  /// Before anything is changed: `close` would give another region's blocks away.
+  private static func requireFree(_ firstBlock: UInt64, blockCount: Int) throws(PoolError) {
+    for block in 0..<blockCount {
+      let address = GuestVirtualAddress(firstBlock + UInt64(block) * blockBytes)
+      guard MachineTables.pageTable.directoryEntry(for: address).entry.contains(.large) else {
         throw .trackerUnavailable(
           tracker: "guest", reason: "another pool has pages in the same 2 MiB")
       }
-      leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
     }
+  }
+
+  /// Blocks that the pool shares with its neighbours get tables at once, the others lose write
+  /// permission in their 2 MiB entries. A neighbour must not lose it for a moment: it may be the
+  /// stack that exceptions are delivered on, and the next one would be the machine's end.
+  private func protectBlocks() {
     let isShared = pages.lowerBound != firstBlock || pages.upperBound % Self.blockBytes != 0
     if isShared { build(upToBlock: 1) }
     if pages.upperBound % Self.blockBytes != 0 { build(upToBlock: tables.blockCount) }
+    for block in builtBlocks..<tables.blockCount {
+      let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
+      leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
+    }
   }
 
   /// Tables for blocks below `end`.

@@ -45,7 +45,7 @@ public enum VirtualMachine {
     }
   }
 
-  /// Throws why /dev/kvm cannot be opened, when it cannot. Changes nothing: for programs that decide
+  /// Throws why /dev/kvm cannot be opened, if it cannot. Changes nothing: for programs that decide
   /// for others whether they enter.
   public static func checkDevice() throws(MachineError) {
     let device = open(environment(deviceSwitch) ?? "/dev/kvm", O_RDWR | O_CLOEXEC)

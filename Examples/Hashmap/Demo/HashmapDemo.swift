@@ -64,8 +64,8 @@ struct Check: AsyncParsableCommand {
   var sabotage: Sabotage?
 
   func validate() throws {
-    guard kills >= 0, seconds >= 0, lifetime >= Lifetimes.earlyMillisecondsMax else {
-      throw ValidationError("--lifetime is at least \(Lifetimes.earlyMillisecondsMax).")
+    guard kills >= 0, seconds >= 0, lifetime > 0 else {
+      throw ValidationError("--kills and --seconds are not negative, --lifetime is at least 1.")
     }
   }
 
@@ -94,7 +94,7 @@ struct Check: AsyncParsableCommand {
       pool: place.path, seed: workload.seed, mode: mode, tracker: tracker)
     var trial = Trial(worker, workload, sabotage: sabotage)
     try await trial.run(
-      kills: kills, seconds: seconds, lifetimes: Lifetimes(lifetime, workload.seed))
+      kills: kills, seconds: seconds, lifetimes: Lifetimes(lifetime, workload.seed, mode))
     trial.results.findings.remarks.forEach { printError("hashmap-demo: \($0)") }
     print(trial.results.table)
     guard trial.results.findings.isClean else { throw ExitCode.failure }

@@ -1,6 +1,6 @@
-// Report: what the worker says over the pipe: first a greeting, then a report for each section after
-// its pend has returned. Each is three words, written at once: a pipe takes so few bytes whole or
-// not at all.
+// Report: what the worker says over the pipe: first a greeting, then a report for each section,
+// after its pend has returned. Each is three words, written at once: a pipe takes so few bytes
+// whole or not at all.
 
 import VolipMem
 

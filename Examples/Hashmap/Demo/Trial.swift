@@ -2,10 +2,10 @@
 //
 //   worker -> kill -> another worker, recovering -> open, audit, close -> worker ...
 //
-// The recovering worker is killed early once in four times, so that the audit recovers what it left;
-// otherwise it does a few sections more and leaves a closed pool. A worker's greeting names the
-// section that it found, so its recovery is judged like the parent's. The parent is on the host:
-// what guests leave is recovered by both.
+// The recovering worker is killed early once in four times, so that the audit recovers what it
+// left; otherwise it does a few sections more and leaves a closed pool. A worker's greeting names
+// the section that it found, so its recovery is judged like the parent's. The parent is on the
+// host: what guests leave is recovered by both. The last worker ends by itself.
 
 import ArgumentParser
 import Glibc

@@ -9,12 +9,15 @@ import VolipMem
 /// How long workers live: random, and for every fourth so short that the kill meets the start of
 /// the process, the making or the recovery of the pool, and the first sections.
 struct Lifetimes {
-  static let earlyMillisecondsMax = 30
   private let microsecondsMax: UInt64
+  private let earlyMicrosecondsMax: UInt64
   private var random: SplitMix
 
-  init(_ millisecondsMax: Int, _ seed: UInt64) {
+  init(_ millisecondsMax: Int, _ seed: UInt64, _ mode: Mode) {
     microsecondsMax = UInt64(millisecondsMax) * 1000
+    // The first section is done after 20 ms on the host, after 60 to 100 ms in guest mode.
+    let earlyMillisecondsMax: UInt64 = mode == .guest ? 120 : 30
+    earlyMicrosecondsMax = min(earlyMillisecondsMax * 1000, microsecondsMax)
     random = SplitMix(seed: seed ^ 0x6C69_6665)
   }
 
@@ -23,7 +26,7 @@ struct Lifetimes {
   }
 
   mutating func early() -> Duration {
-    .microseconds(random.next() % UInt64(Self.earlyMillisecondsMax * 1000))
+    .microseconds(random.next() % earlyMicrosecondsMax)
   }
 
   /// Whether the worker that recovers the pool is killed too: once in four.

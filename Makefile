@@ -19,7 +19,7 @@ build: dependencies ## Debug build of everything
 release: dependencies ## Release build of libraries and programs
 	$(SWIFT) build -c release
 
-demo: dependencies ## Kills a program 50 times and looks whether its hash map lost anything
+demo: dependencies ## Kills a virtual machine 50 times and looks whether its hash map lost anything
 	$(SWIFT) build -c release --product hashmap-demo
 	@.build/release/hashmap-demo $(DEMO_ARGUMENTS)
 

@@ -179,7 +179,8 @@ static int fail(struct cvm_failure *failure, enum cvm_stage stage, int error,
 
 static int open_device(struct cvm_failure *failure) {
   struct machine *m = &cvm_machine;
-  m->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+  const char *device = m->options.device != NULL ? m->options.device : "/dev/kvm";
+  m->kvm = open(device, O_RDWR | O_CLOEXEC);
   if (m->kvm < 0)
     return fail(failure, CVM_OPEN, errno, "open /dev/kvm");
   if (ioctl(m->kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)

@@ -8,6 +8,8 @@ import Glibc
 public enum VirtualMachine {
   /// Test switch: `VOLIP_PHYS_BITS=39` uses no more physical address bits than that.
   public static let physicalBitsSwitch = "VOLIP_PHYS_BITS"
+  /// Test switch: `VOLIP_KVM_DEVICE=/nowhere` opens that file in place of /dev/kvm.
+  public static let deviceSwitch = "VOLIP_KVM_DEVICE"
   /// `VOLIP_TRACE=syscalls,faults,exits` writes a line for each on standard error: strace and gdb
   /// do not see into the guest.
   public static let traceSwitch = "VOLIP_TRACE"
@@ -43,6 +45,14 @@ public enum VirtualMachine {
     }
   }
 
+  /// Throws why /dev/kvm cannot be opened, if it cannot. Changes nothing: for programs that decide
+  /// for others whether they enter.
+  public static func checkDevice() throws(MachineError) {
+    let device = open(environment(deviceSwitch) ?? "/dev/kvm", O_RDWR | O_CLOEXEC)
+    guard device >= 0 else { throw .noDevice(errorNumber: errno) }
+    close(device)
+  }
+
   /// Whether the calling thread runs in the guest: all threads of a process that entered do, its
   /// children do not.
   public static var isEntered: Bool { cvm_is_guest() }
@@ -70,6 +80,8 @@ public enum VirtualMachine {
   private static func environmentOptions() -> cvm_options {
     let traced = Set(environment(traceSwitch)?.split(separator: ",").map(String.init) ?? [])
     return cvm_options(
+      // SAFETY: the environment stays as it is until cvm_enter has returned.
+      device: UnsafePointer(getenv(deviceSwitch)),
       phys_bits_max: Int32(environment(physicalBitsSwitch) ?? "") ?? 0,
       trace_calls: traced.contains("syscalls"), trace_faults: traced.contains("faults"),
       trace_exits: traced.contains("exits"), tracked_base: AddressMap.poolRange.lowerBound,

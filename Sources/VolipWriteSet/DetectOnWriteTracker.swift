@@ -66,7 +66,8 @@ final class DetectOnWriteTracker: GuestTracker {
     }
     for index in 0..<retained.pageCount where retained.isRetained(index) {
       self.retained.append(UInt32(retained.page(index)))
-      region.add([.listed, .writable], to: retained.page(index))
+      // Dirty too: without it the next write is a fault once more.
+      region.add([.listed, .writable, .dirty], to: retained.page(index))
     }
     region.flush()
   }

@@ -134,6 +134,17 @@ public final class WorkingCopy {
       page: base + page * Self.pageBytes, image: image.base + page * Self.pageBytes)
   }
 
+  /// Copies the changed lines of a compared write set back from the image. Its pages must not be
+  /// armed.
+  public func restore(_ writeSet: WriteSet, from image: ImageView) {
+    writeSet.forEachExtent { extent in
+      let offset = Int(extent.firstLine) * DurableMemory.lineBytes
+      // SAFETY: extents lie in pages of the write set, which both mappings have.
+      (base + offset).copyMemory(
+        from: image.base + offset, byteCount: extent.lineCount * DurableMemory.lineBytes)
+    }
+  }
+
   /// Gives private pages back, so that the next access finds the image: rollback for written pages
   /// and memory reclaim for clean ones. Only with the gate closed (rule 15).
   public func drop(_ pages: Range<Int>) throws(PoolError) {

@@ -29,6 +29,7 @@
 
 /// What to do and what went wrong.
 struct cvm_options {
+  const char *device;    // NULL: /dev/kvm
   int phys_bits_max;     // physical address bits to use at most; 0: what the host has
   bool trace_calls;      // one line for each forwarded system call on standard error
   bool trace_faults;

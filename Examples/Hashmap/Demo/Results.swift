@@ -1,13 +1,16 @@
 // Results: the counts of a trial and the table of them, for people and scripts.
 
 import Histogram
+import VolipMem
 
 struct Results {
   private let workload: Workload
   var kills = 0
   /// The last section that the pool holds.
   var sections: UInt64 = 0
-  var tracker = "none"
+  /// What the workers said they are; nil when none lived long enough to say it.
+  var mode: Mode?
+  var tracker: TrackerKind?
   var findings = Findings()
   private var commitTimes = Histogram<UInt64>(
     highestTrackableValue: Self.commitNanosecondsMax, numberOfSignificantValueDigits: .three)
@@ -31,8 +34,8 @@ struct Results {
   /// to the return of pend.
   var table: String {
     let lines: [(name: String, value: String)] = [
-      ("mode", "host"),
-      ("tracker", tracker),
+      ("mode", mode?.rawValue ?? "none"),
+      ("tracker", tracker?.rawValue ?? "none"),
       ("sections", "\(sections)"),
       ("kills", "\(kills)"),
       ("lost", "\(findings.lost)"),
@@ -45,12 +48,12 @@ struct Results {
     return lines.map { "\($0.name) \($0.value)" }.joined(separator: "\n")
   }
 
-  private func commitMicroseconds(percentile: Double) -> String {
+  func commitMicroseconds(percentile: Double) -> String {
     let tenths = (commitTimes.valueAtPercentile(percentile) + 50) / 100
     return "\(tenths / 10).\(tenths % 10)"
   }
 
-  private var updatesPerSecond: Int {
+  var updatesPerSecond: Int {
     guard sectionNanoseconds > 0 else { return 0 }
     return Int(Double(operationCount) * 1e9 / Double(sectionNanoseconds))
   }

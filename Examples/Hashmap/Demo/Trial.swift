@@ -1,10 +1,13 @@
 // Trial: the parent's part, from the first worker to the table.
 //
-//   worker -> kill -> (once in four: another worker, killed early) -> open, audit, close -> worker
+//   worker -> kill -> another worker, recovering -> open, audit, close -> worker ...
 //
-// A worker's first report names the section that it found, so a recovery by a worker is judged like
-// one by the parent. The last worker ends by itself and leaves a closed pool.
+// The recovering worker is killed early once in four times, so that the audit recovers what it
+// left; otherwise it does a few sections more and leaves a closed pool. A worker's greeting names
+// the section that it found, so its recovery is judged like the parent's. The parent is on the
+// host: what guests leave is recovered by both. The last worker ends by itself.
 
+import ArgumentParser
 import Glibc
 import VolipMem
 
@@ -20,10 +23,10 @@ struct Trial {
   /// Sections of the worker that ends by itself.
   static let lastSections: UInt64 = 500
 
-  init(pool: DemoPool, workload: Workload, sabotage: Sabotage?) {
-    self.pool = pool
+  init(_ worker: WorkerProcess, _ workload: Workload, sabotage: Sabotage?) {
+    self.worker = worker
     self.sabotage = sabotage
-    worker = WorkerProcess(pool: pool, seed: workload.seed)
+    pool = DemoPool(path: worker.pool, tracker: worker.mode == .host ? worker.tracker : nil)
     model = Model(workload)
     results = Results(workload)
   }
@@ -35,8 +38,10 @@ struct Trial {
     let progress = Progress(total: kills)
     while results.kills < kills, ContinuousClock.now < end, results.findings.isClean {
       try await kill(after: lifetimes.next())
-      if results.kills < kills, lifetimes.leavesRecoveryToWorker() {
+      if results.kills < kills, lifetimes.killsRecovery() {
         try await kill(after: lifetimes.early())
+      } else {
+        try take(await worker.run(.sections(lifetimes.fewSections())))
       }
       try audit()
       progress.show(results)
@@ -46,30 +51,41 @@ struct Trial {
     if results.kills < kills {
       printError("hashmap-demo: --seconds \(seconds) are over after \(results.kills) kills")
     }
-    take(try await worker.run(sections: Self.lastSections))
+    try take(await worker.run(.sections(Self.lastSections)))
     try audit()
   }
 
   private mutating func kill(after lifetime: Duration) async throws {
-    let reports = try await worker.run(lifetime: lifetime)
+    let account = try await worker.run(.killed(after: lifetime))
     results.kills += 1
-    take(reports)
+    try take(account)
   }
 
-  /// The first report names what the worker found: that, or the section that was under way when
-  /// the worker before was killed. Each further one is the next section.
-  private mutating func take(_ reports: [Report]) {
-    for (index, report) in reports.enumerated() {
-      if report.section < acknowledged {
-        results.findings.lost += acknowledged - report.section
-        results.findings.remarks.append(
-          "the worker found section \(report.section) after \(acknowledged) was acknowledged")
-      } else if report.section - acknowledged > 1 || index > 0 && report.section == acknowledged {
-        results.findings.noteTorn("a worker reported \(report.section) after \(acknowledged)")
-      }
-      acknowledged = report.section
-      if index > 0 { results.add(report) }
+  private mutating func take(_ account: Account) throws {
+    guard let greeting = account.greeting else { return }
+    guard greeting.mode == worker.mode else {
+      printError("hashmap-demo: the worker is in mode \(greeting.mode.rawValue)")
+      throw ExitCode.failure
     }
+    (results.mode, results.tracker) = (greeting.mode, greeting.tracker)
+    take(section: greeting.section, isGreeting: true)
+    for report in account.reports {
+      take(section: report.section, isGreeting: false)
+      results.add(report)
+    }
+  }
+
+  /// A greeting names what the worker found: the last section, or that which was under way when the
+  /// worker before was killed. Each report is of the next section.
+  private mutating func take(section: UInt64, isGreeting: Bool) {
+    if section < acknowledged {
+      results.findings.lost += acknowledged - section
+      results.findings.remarks.append(
+        "the worker found section \(section) after \(acknowledged) was acknowledged")
+    } else if section - acknowledged > 1 || !isGreeting && section == acknowledged {
+      results.findings.noteTorn("a worker reported \(section) after \(acknowledged)")
+    }
+    acknowledged = section
   }
 
   /// Opening the pool is the recovery.
@@ -82,13 +98,14 @@ struct Trial {
       try audit.run(&model)
       results.findings = audit.findings
       (results.sections, acknowledged) = (audit.section, audit.section)
-      if let pool { results.tracker = pool.tracker.rawValue }
       try pool?.close()
-    } catch let error as PoolError where error.exitCode != Self.hostUnsupported {
+    } catch let error as PoolError where error.exitCode != PoolError.hostUnsupported {
       results.findings.noteTorn("the pool after section \(acknowledged): \(error)")
     }
   }
+}
 
-  /// `PoolError.exitCode` of what says nothing about the pool.
-  private static let hostUnsupported: Int32 = 5
+extension PoolError {
+  /// `exitCode` of what says nothing about the pool.
+  static let hostUnsupported: Int32 = 5
 }

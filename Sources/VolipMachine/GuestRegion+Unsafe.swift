@@ -75,15 +75,21 @@ public final class GuestRegion {
     GuestVirtualAddress(firstBlock + UInt64(block) * Self.blockBytes)
   }
 
-  /// Whole blocks lose write permission in their 2 MiB entries; blocks that the pool shares with
-  /// its neighbours get tables at once.
+  /// Whole blocks lose write permission in their 2 MiB entries. Blocks that the pool shares with its
+  /// neighbours get tables at once, and never lose it before: an exception's stack may lie there, and
+  /// without it not even a page fault can be taken.
   private func protectBlocks() throws(PoolError) {
+    let table = MachineTables.pageTable
+    for block in 0..<tables.blockCount
+    where !table.directoryEntry(for: blockAddress(block)).entry.contains(.large) {
+      abandon()
+      throw .trackerUnavailable(
+        tracker: "guest", reason: "another pool has pages in the same 2 MiB")
+    }
     for block in 0..<tables.blockCount {
-      let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
-      guard leaf.entry.contains(.large) else {
-        throw .trackerUnavailable(
-          tracker: "guest", reason: "another pool has pages in the same 2 MiB")
-      }
+      let first = blockAddress(block).value
+      guard first >= pages.lowerBound, first + Self.blockBytes <= pages.upperBound else { continue }
+      let leaf = table.directoryEntry(for: blockAddress(block))
       leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
     }
     let isShared = pages.lowerBound != firstBlock || pages.upperBound % Self.blockBytes != 0
@@ -153,6 +159,13 @@ public final class GuestRegion {
       body(Int(cvm_region_take(region, consumed)))
       consumed += 1
     }
+  }
+
+  /// For a region that has changed no entry: what is there belongs to others.
+  private func abandon() {
+    isOpen = false
+    cvm_region_destroy(region)
+    tables.release()
   }
 
   /// Gives the addresses back to 2 MiB entries. The pages must not be used any more.

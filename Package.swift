@@ -74,7 +74,7 @@ let package = Package(
 
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(
-      name: "volip-test-helper", dependencies: ["VolipMem"], path: "Tests/Helper",
+      name: "volip-test-helper", dependencies: ["VolipMem", "CVolimem"], path: "Tests/Helper",
       swiftSettings: swiftSettings),
     .target(
       name: "TestSupport",

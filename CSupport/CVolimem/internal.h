@@ -170,7 +170,7 @@ void process_thread_begins(struct vcpu *vcpu) __attribute__((noreturn));
 /// Makes a call of the program, with the marks that rule 16 wants.
 long call_forward(const struct kvm_regs *registers);
 
-/// Copies from and to the program's memory; false where it is not there.
+/// Copies from and to the program's memory, with marks; false where it is not there.
 bool copy_in(void *to, uint64_t from, size_t bytes);
 bool copy_out(uint64_t to, const void *from, size_t bytes);
 

@@ -20,6 +20,8 @@
 #include <string.h>
 #include <ucontext.h>
 
+// A signal frame with all extended state takes 12 KiB.
+#define VISIT_STACK_BYTES (64ul << 10)
 #define TRAP_FLAG 0x100ul
 #define RESUME_FLAG 0x10000ul
 
@@ -67,7 +69,8 @@ static void report(int number, const siginfo_t *information, const greg_t *regis
     line_hex(&line, (uint64_t)information->si_addr);
   }
   line_text(&line, is_memory ? " by the instruction at " : " at the instruction at ");
-  line_hex(&line, (uint64_t)registers[REG_RIP]);
+  // A breakpoint's signal comes behind it.
+  line_hex(&line, (uint64_t)registers[REG_RIP] - (number == SIGTRAP));
   line_text(&line, ", thread ");
   line_number(&line, RAW(SYS_gettid));
   line_write(&line);
@@ -83,11 +86,12 @@ static void report(int number, const siginfo_t *information, const greg_t *regis
   }
 }
 
-// With the default action back in place the same instruction faults again and ends the process.
+// With the default action back in place the same instruction faults again and ends the process. A
+// breakpoint would not: it is over.
 static void end_by(int number, const siginfo_t *information) {
   struct kernel_action standard = {0};
   RAW(SYS_rt_sigaction, number, &standard, 0, 8);
-  if (information->si_code <= 0)  // somebody sent it
+  if (information->si_code <= 0 || number == SIGTRAP)  // somebody sent it
     RAW(SYS_tgkill, RAW(SYS_getpid), RAW(SYS_gettid), number);
 }
 
@@ -210,7 +214,10 @@ void step_on_host(struct vcpu *vcpu, struct kvm_regs *registers) {
   const uint32_t magic2 = XSTATE_MAGIC2;
   memcpy(frame.extended + bytes, &magic2, sizeof magic2);
   frame.context.uc_flags = 1;  // extended state follows
-  frame.context.uc_stack.ss_flags = SS_DISABLE;
+  // Signals of the visit are taken on the unused end of this stack: the program's may be full.
+  stack_t programs_stack;
+  RAW(SYS_sigaltstack, 0, &programs_stack);
+  frame.context.uc_stack = (stack_t){.ss_sp = vcpu->host_stack, .ss_size = VISIT_STACK_BYTES};
   frame.context.uc_mcontext.fpregs = (fpregset_t)(void *)frame.extended;
   give_registers(frame.context.uc_mcontext.gregs, registers);
   frame.context.uc_mcontext.gregs[REG_CSGSFS] = USER_CODE | (greg_t)USER_DATA << 48;
@@ -221,4 +228,5 @@ void step_on_host(struct vcpu *vcpu, struct kvm_regs *registers) {
   struct step step = {.registers = registers};
   vcpu->step = &step;
   cvm_step_leave(&step, &frame.context);
+  RAW(SYS_sigaltstack, &programs_stack, 0);
 }

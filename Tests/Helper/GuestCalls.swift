@@ -127,6 +127,7 @@ func expecting(_ errorNumber: Int32, _ result: Int) -> Int {
 /// pool memory, and looks after reopening the pool whether anything was lost.
 func guestCalls(_ arguments: [String]) throws {
   var options = Pool.Options()
+  options.engine.persistencePath = .cacheLines
   options.engine.tracker = TrackerKind(rawValue: arguments[1])
   options.engine.retention = false  // a retained page is compared whether it was marked or not
   callDirectory = arguments[0] + ".d"

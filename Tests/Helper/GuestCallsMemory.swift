@@ -2,12 +2,14 @@ import Glibc
 
 // Cases of calls about time, and about memory and messages between processes.
 
-/// Interrupts the next call that waits, by an alarm in 10 ms.
-private func alarmSoon() {
+/// Makes a call that is interrupted by an alarm. It comes again until the call has met it.
+private func interrupted(_ body: () -> Int) -> Int {
   var action = sigaction()
   action.__sigaction_handler.sa_handler = { _ in }
   sigaction(SIGALRM, &action, nil)
-  _ = call("setitimer", 0, words(0, 0, 0, 10_000), 0)
+  _ = call("setitimer", 0, words(0, 10_000, 0, 10_000), 0)
+  defer { _ = call("setitimer", 0, words(0, 0, 0, 0), 0) }
+  return expecting(EINTR, body())
 }
 
 private func clockCase(_ name: String) -> CallCase {
@@ -38,17 +40,11 @@ private func timerCase(_ name: String, _ timer: @escaping @Sendable () -> Int) -
 private let sleeping: [CallCase] = [
   CallCase("nanosleep") { slot in
     let (out, long) = (slot.output(16), words(100, 0))
-    return {
-      alarmSoon()
-      return expecting(EINTR, call("nanosleep", long, out))
-    }
+    return { interrupted { call("nanosleep", long, out) } }
   },
   CallCase("clock_nanosleep") { slot in
     let (out, long) = (slot.output(16), words(100, 0))
-    return {
-      alarmSoon()
-      return expecting(EINTR, call("clock_nanosleep", 1, 0, long, out))
-    }
+    return { interrupted { call("clock_nanosleep", 1, 0, long, out) } }
   },
 ]
 
@@ -170,7 +166,7 @@ private let memory: [CallCase] = [
   },
   CallCase("futex") { slot in
     let word = slot.output(holding: Int32(0))
-    return { call("futex", word, 6 | 128, 0, 0, 0, 0) }  // FUTEX_LOCK_PI: becomes the thread's number
+    return { call("futex", word, 6 | 128, 0, 0, 0, 0) }  // FUTEX_LOCK_PI
   },
   CallCase("futex") { slot in
     let (first, second) = (words(0), slot.output(holding: Int32(0)))

@@ -179,8 +179,8 @@ func memfd(byteCount: Int) -> Int32 {
   return file
 }
 
-/// guest-short-sections POOL SECTIONS THREADS TRACKER: each thread counts in words of its own, all in the
-/// same pages; at the end every count must be in the image.
+/// guest-short-sections POOL SECTIONS THREADS TRACKER: each thread counts in words of its own, all
+/// in the same pages; at the end every count must be in the image.
 func guestShortSections(_ arguments: [String]) throws {
   var options = Pool.Options()
   options.engine.persistencePath = .cacheLines

@@ -8,7 +8,7 @@ import Testing
 /// cases. They are skipped where /dev/kvm cannot be opened; where it can, a process that cannot
 /// enter the guest fails its test.
 public enum Guest {
-  /// Values of VOLIP_PHYS_BITS: 0 means what the host has; with 39, guest-physical addresses are not
+  /// Values of VOLIP_PHYS_BITS: 0 means what the host has; with 39 guest-physical addresses are not
   /// the virtual ones.
   public static let physicalBits = [0, 39]
 
@@ -33,7 +33,7 @@ public enum Guest {
   ) async throws -> Helper.Outcome {
     try await Helper.run(
       "volip-test-helper", [verb] + arguments,
-      environment: environment(bits).merging(environment) { $1 })
+      environment: Self.environment(bits).merging(environment) { $1 })
   }
 
   /// What makes a helper process enter the guest, and faults end it without more words than ours.
@@ -52,7 +52,7 @@ public enum Guest {
     _ = atexit {
       let (run, skipped) = counts.withLock { $0 }
       print("guest \(run) run, \(skipped) skipped")
-      fflush(stdout)
+      fflush(nil)
     }
   }()
 

@@ -15,7 +15,7 @@ func core(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 let tests: [(String, [Target.Dependency])] = [
   ("VolipPersistenceTests", ["VolipPersistence", "CVolipPersistence"]),
   ("VolipPoolTests", ["VolipPool"]),
-  ("VolipMachineTests", ["VolipMachine", "CVolimem", "volip-test-helper"]),
+  ("VolipMachineTests", ["VolipMachine", "CVolimem", "volip-test-helper", "volip-guest-program"]),
   ("VolipWriteSetTests", ["VolipWriteSet", "CVolipWriteSet"]),
   ("VolipCommitTests", ["VolipCommit"]),
   ("VolipHeapTests", ["VolipHeap"]),
@@ -74,7 +74,11 @@ let package = Package(
 
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(
-      name: "volip-test-helper", dependencies: ["VolipMem"], path: "Tests/Helper",
+      name: "volip-test-helper", dependencies: ["VolipMem", "CVolimem"], path: "Tests/Helper",
+      swiftSettings: swiftSettings),
+    // An ordinary program that must not notice whether it runs in guest mode.
+    .executableTarget(
+      name: "volip-guest-program", dependencies: ["VolipMachine"], path: "Tests/GuestProgram",
       swiftSettings: swiftSettings),
     .target(
       name: "TestSupport",

@@ -18,6 +18,7 @@ enum output_kind {
   NONE,
   FIXED,    // `bytes` at the argument
   BYTES,    // as many as another argument says, divided by `bytes` if that is not 0
+  HEADED,   // `bytes`, and behind them as many as another argument says
   ARRAY,    // another argument's count of elements of `bytes`
   COUNTED,  // as many as the 32-bit word behind another argument says, and that word
   VECTOR,   // the buffers of an iovec array
@@ -107,7 +108,10 @@ bool copy_in(void *to, uint64_t from, size_t bytes) {
 }
 
 bool copy_out(uint64_t to, const void *from, size_t bytes) {
-  return copy(SYS_process_vm_writev, from, to, bytes);
+  mark(to, bytes);
+  bool is_done = copy(SYS_process_vm_writev, from, to, bytes);
+  mark(to, bytes);
+  return is_done;
 }
 
 // Outputs
@@ -144,9 +148,9 @@ static void mark_messages(uint64_t address, uint64_t count) {
 }
 
 // An ioctl's number says how much it writes, but for those from before that rule: the terminal's
-// and the sockets', of which none writes more than a struct termios2 or ifreq.
+// the sockets' and the disks', of which HDIO_GET_IDENTITY writes the most.
 static uint64_t request_bytes(uint64_t request) {
-  const uint64_t oldest_bytes = 64;
+  const uint64_t oldest_bytes = 512;
   uint64_t bytes = request >> 16 & 0x3fff;
   return bytes != 0 ? bytes : oldest_bytes;
 }
@@ -161,6 +165,8 @@ static void mark_output(const struct output *output, const uint64_t *arguments) 
     return mark(address, output->bytes);
   case BYTES:
     return mark(address, output->bytes != 0 ? other / output->bytes + 1 : other);
+  case HEADED:
+    return mark(address, other < USER_END ? output->bytes + other : 0);
   case ARRAY:
     return mark(address, other < UINT32_MAX ? other * output->bytes : 0);
   case COUNTED: {

@@ -255,8 +255,8 @@ cvm_exit_thread_without_stack:
         syscall
         ud2
 
-// void cvm_visit_leave(struct visit *visit, ucontext_t *context): goes on outside the guest with the
-// registers in `context`, and comes back through cvm_visit_return(visit->host_stack).
+// void cvm_visit_leave(struct visit *visit, ucontext_t *context): goes on outside the guest with
+// the registers in `context`, and comes back through cvm_visit_return(visit->host_stack).
         .balign 16
         .globl cvm_visit_leave
         .hidden cvm_visit_leave

@@ -179,7 +179,7 @@ void process_thread_begins(struct vcpu *vcpu) __attribute__((noreturn));
 /// Makes a call of the program, with the marks that rule 16 wants.
 long call_forward(struct vcpu *vcpu, const struct kvm_regs *registers);
 
-/// Copies from and to the program's memory; false where it is not there.
+/// Copies from and to the program's memory, with marks; false where it is not there.
 bool copy_in(void *to, uint64_t from, size_t bytes);
 bool copy_out(uint64_t to, const void *from, size_t bytes);
 
@@ -200,6 +200,8 @@ void signals_give_back(void);
 void signals_deliver(struct vcpu *vcpu, struct kvm_regs *registers);
 void signals_return(struct vcpu *vcpu, struct kvm_regs *registers);
 long signals_set_action(int number, const struct kernel_action *wanted);
+/// Whether the program leaves all faults to us, which end it.
+bool signals_end_faults(void);
 void signals_set_mask(uint64_t mask);
 void signals_block_all(void);
 /// For a signal that found the vCPU in a stub at CPL0: it is to leave the guest soon, behind it.
@@ -231,7 +233,7 @@ void machine_stop(const char *what, uint64_t value) __attribute__((noreturn));
 // entry.S
 extern char cvm_exception_stubs[], cvm_exception_halted[];
 extern char cvm_call_stub[], cvm_call_halted[];
-/// In the guest: asks cvm_flush_stub to flush, until it has. cvm_flush_asked is behind the question.
+/// In the guest: asks cvm_flush_stub to flush, until it has; cvm_flush_asked is behind the question.
 void cvm_flush_translations(void);
 extern char cvm_flush_asked[];
 extern char cvm_page_fault_stub[], cvm_flush_stub[], cvm_probe_stub[], cvm_stubs_end[];

@@ -83,7 +83,8 @@ static void report(int number, const siginfo_t *information, const greg_t *regis
     line_hex(&line, address);
   }
   line_text(&line, is_memory ? " by the instruction at " : " at the instruction at ");
-  line_hex(&line, (uint64_t)registers[REG_RIP]);
+  // A breakpoint's signal comes behind it.
+  line_hex(&line, (uint64_t)registers[REG_RIP] - (number == SIGTRAP));
   line_text(&line, ", thread ");
   line_number(&line, RAW(SYS_gettid));
   line_write(&line);
@@ -91,12 +92,12 @@ static void report(int number, const siginfo_t *information, const greg_t *regis
     report_pool(address);
 }
 
-// With the default action back in place the same instruction faults again and ends the process; a
-// signal that somebody sent has no such instruction and is sent again.
+// With the default action back in place the same instruction faults again and ends the process. A
+// signal that somebody sent has no such instruction, and a breakpoint is over: they are sent again.
 static void end_by_default(int number, const siginfo_t *information) {
   struct kernel_action standard = {0};
   RAW(SYS_rt_sigaction, number, &standard, 0, 8);
-  if (information->si_code <= 0)
+  if (information->si_code <= 0 || number == SIGTRAP)
     RAW(SYS_tgkill, RAW(SYS_getpid), RAW(SYS_gettid), number);
 }
 
@@ -168,6 +169,13 @@ static void on_signal(int number, siginfo_t *information, void *pointer) {
   if (is_fault(number))
     report(number, information, context->uc_mcontext.gregs);
   end_by_default(number, information);
+}
+
+bool signals_end_faults(void) {
+  for (int number = 1; number < KICK_SIGNAL; number++)
+    if (is_fault(number) && has_handler(&program_actions[number]))
+      return false;
+  return true;
 }
 
 // Delivery

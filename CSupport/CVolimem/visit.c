@@ -20,6 +20,8 @@
 #include <signal.h>
 #include <string.h>
 
+// A signal frame with all extended state takes 12 KiB.
+#define VISIT_STACK_BYTES (64ul << 10)
 #define TRAP_FLAG 0x100ul
 #define RESUME_FLAG 0x10000ul
 // Flags that a program may set: status, direction, nested task is not one of them.
@@ -120,8 +122,8 @@ static void extended_state_to_context(struct vcpu *vcpu, struct visit_frame *fra
 }
 
 // `vcpu->visit` says to on_signal whose registers the kernel has saved, so no signal may come while
-// it is set and the visit is not under way: all are blocked until rt_sigreturn, and from the handler
-// that ends the visit until the end of this function.
+// it is set and the visit is not under way: all are blocked until rt_sigreturn, and from the
+// handler that ends the visit until the end of this function.
 void visit_host(struct vcpu *vcpu, struct kvm_regs *registers, uint64_t mask) {
   signals_block_all();
   if (vcpu->pending != 0)
@@ -133,6 +135,9 @@ void visit_host(struct vcpu *vcpu, struct kvm_regs *registers, uint64_t mask) {
   // The program's alternate stack is the kernel's only during a visit: the run loop's own stack is
   // never on it, so that a signal there would begin at its top, over a handler's frames.
   frame.context.uc_stack = vcpu->alternate_stack;
+  // The message of a fault on a full stack needs another: the unused end of this one.
+  if ((vcpu->alternate_stack.ss_flags & SS_DISABLE) && signals_end_faults())
+    frame.context.uc_stack = (stack_t){.ss_sp = vcpu->host_stack, .ss_size = VISIT_STACK_BYTES};
   memcpy(&frame.context.uc_sigmask, &mask, sizeof mask);
   struct visit visit = {.registers = registers};
   vcpu->visit = &visit;

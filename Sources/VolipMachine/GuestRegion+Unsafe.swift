@@ -83,12 +83,15 @@ public final class GuestRegion {
   /// its neighbours get tables at once: there may be stacks in them, the processor's own too, which
   /// must not be read-only for a moment.
   private func protectBlocks() throws(PoolError) {
+    let table = MachineTables.pageTable
+    for block in 0..<tables.blockCount
+    where !table.directoryEntry(for: blockAddress(block)).entry.contains(.large) {
+      abandon()
+      throw .trackerUnavailable(
+        tracker: "guest", reason: "another pool has pages in the same 2 MiB")
+    }
     for block in 0..<tables.blockCount {
-      let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
-      guard leaf.entry.contains(.large) else {
-        throw .trackerUnavailable(
-          tracker: "guest", reason: "another pool has pages in the same 2 MiB")
-      }
+      let leaf = table.directoryEntry(for: blockAddress(block))
       if isWhole(block) {
         leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
       } else {
@@ -157,6 +160,13 @@ public final class GuestRegion {
       body(Int(cvm_region_take(region, consumed)))
       consumed += 1
     }
+  }
+
+  /// For a region that has changed no entry: what is there belongs to others.
+  private func abandon() {
+    isOpen = false
+    cvm_region_destroy(region)
+    tables.release()
   }
 
   /// Gives the addresses back to 2 MiB entries. The pages must not be used any more.

@@ -1,6 +1,6 @@
 // GuestPeer: a pool that is measured in guest mode. A process is in the guest as a whole and for
-// good, so that each configuration has a process of its own, which takes samples when it is told to;
-// figures of guest and host are then taken in turns, in one run.
+// good, so that each configuration has a process of its own, which takes samples when it is told
+// to; figures of guest and host are then taken in turns, in one run.
 
 import ArgumentParser
 import Foundation

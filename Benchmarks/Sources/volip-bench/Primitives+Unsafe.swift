@@ -76,8 +76,8 @@ func nanoseconds() -> UInt64 {
   return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
 }
 
-/// For each number of written pages: the first writes, the harvest and the re-arming with its flush,
-/// all divided by the pages.
+/// For each number of written pages: the first writes, the harvest and the re-arming with its
+/// flush, all divided by the pages.
 private func trackerMeasurements(_ kind: TrackerKind, _ run: RunOptions) throws -> [Measurement] {
   let workingCopy = try WorkingCopy.scratch(pageCount: pageCount)
   let tracker = try makeTracker(kind, workingCopy)

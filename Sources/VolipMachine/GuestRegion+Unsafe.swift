@@ -53,6 +53,7 @@ public final class GuestRegion {
     guard mapped >= 0 else {
       throw .system(operation: "guest memory slot", errorNumber: Int32(-mapped))
     }
+    try Self.requireFree(firstBlock, blockCount: blockCount)
     tables = try TableReservation(blockCount: blockCount, pageCount: pageCount)
     // SAFETY: the reservation has 512 entries for each block, of which the first is firstBlock.
     entries = tables.entries + Int((address - firstBlock) / Self.pageBytes)
@@ -62,7 +63,7 @@ public final class GuestRegion {
       throw .trackerUnavailable(tracker: "guest", reason: "too many open pools")
     }
     region = created
-    try protectBlocks()
+    protectBlocks()
     flush()
   }
 
@@ -74,6 +75,17 @@ public final class GuestRegion {
     GuestVirtualAddress(firstBlock + UInt64(block) * Self.blockBytes)
   }
 
+  /// Before anything is changed: closing this region would take the other one's table away.
+  private static func requireFree(_ firstBlock: UInt64, blockCount: Int) throws(PoolError) {
+    for block in 0..<blockCount {
+      let address = GuestVirtualAddress(firstBlock + UInt64(block) * blockBytes)
+      guard MachineTables.pageTable.directoryEntry(for: address).entry.contains(.large) else {
+        throw .trackerUnavailable(
+          tracker: "guest", reason: "another pool has pages in the same 2 MiB")
+      }
+    }
+  }
+
   private func isWhole(_ block: Int) -> Bool {
     let start = blockAddress(block).value
     return pages.contains(start) && start + Self.blockBytes <= pages.upperBound
@@ -82,13 +94,9 @@ public final class GuestRegion {
   /// Whole blocks lose write permission in their 2 MiB entries. Blocks that the pool shares with
   /// its neighbours get tables at once: there may be stacks in them, the processor's own too, which
   /// must not be read-only for a moment.
-  private func protectBlocks() throws(PoolError) {
+  private func protectBlocks() {
     for block in 0..<tables.blockCount {
       let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
-      guard leaf.entry.contains(.large) else {
-        throw .trackerUnavailable(
-          tracker: "guest", reason: "another pool has pages in the same 2 MiB")
-      }
       if isWhole(block) {
         leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
       } else {

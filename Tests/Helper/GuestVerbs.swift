@@ -249,18 +249,6 @@ func fillRandomly(_ memory: UnsafeMutableRawPointer, _ byteCount: Int) {
   precondition(getrandom(memory, byteCount, 0) == byteCount)
 }
 
-struct SplitMix {
-  var state: UInt64
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var word = state
-    word = (word ^ word >> 30) &* 0xBF58_476D_1CE4_E5B9
-    word = (word ^ word >> 27) &* 0x94D0_49BB_1331_11EB
-    return word ^ word >> 31
-  }
-}
-
 func memfd(byteCount: Int) -> Int32 {
   let create = function(
     "memfd_create", as: (@convention(c) (UnsafePointer<CChar>, UInt32) -> Int32).self)

@@ -13,7 +13,7 @@ import Testing
     while forged < 250 || wrapped == 0 {
       try pool.commitScribbles(using: &generator)
       let clean = FileBytes.read(pool.path)
-      let log = ForgedLog(clean, pool.engine.superblock, pool.engine.redoLog.positions)
+      let log = ForgedLog(clean, pool.engine.superblock, pool.engine.parts.redoLog.positions)
       guard log.positions.count > 1 else { continue }
       if log.hasGoneRound { wrapped += 1 }
       for _ in 0..<5 {

@@ -74,7 +74,8 @@ static void report(int number, const siginfo_t *information, const greg_t *regis
   line_text(&line, ", thread ");
   line_number(&line, RAW(SYS_gettid));
   line_write(&line);
-  for (struct cvm_region *r = cvm_regions; is_memory && r < cvm_regions_end; r++) {
+  bool has_pools = cvm_this_vcpu != NULL;  // a forked child has not
+  for (struct cvm_region *r = cvm_regions; is_memory && has_pools && r < cvm_regions_end; r++) {
     uint64_t page = ((uint64_t)information->si_addr >> PAGE_SHIFT) - r->first_page;
     if (page >= r->page_count)
       continue;

@@ -3,7 +3,8 @@
 // The entries of a pool are contiguous in memory, whatever its size; their tables are reserved when
 // the pool is opened and built as far as its heap is used.
 //
-//   not watched   inside a 2 MiB entry, or with an entry of its own, without write permission
+//   not watched   without write permission, which lacks in the entry of the page, of its 2 MiB
+//                 block, or of its whole GiB (a chunk): opening a sparse pool costs little
 //   watched       an entry of its own, with the flags that the tracker gives it
 //
 // Who may touch what: the thread that has the pool's gate edits entries, in guest mode only (under
@@ -36,12 +37,16 @@ public final class GuestRegion {
   private let tables: TableReservation
   private let region: UnsafeMutablePointer<cvm_region>
   private var builtBlocks = 0
+  /// Blocks of chunks that are protected as a whole. Built blocks leave it, chunk by chunk.
+  private var closedBlocks: Range<Int>
   private var consumed: UInt64 = 0
   private var isOpen = true
 
   private static let pagesPerBlock = 512
   private static let pageBytes: UInt64 = 4096
   private static let blockBytes: UInt64 = 2 << 20
+  private static let blocksPerChunk = 512
+  private static let chunkBytes: UInt64 = 1 << 30
 
   /// The region of a working copy. Its pages lose write permission.
   public init(base: UnsafeMutableRawPointer, pageCount: Int) throws(PoolError) {
@@ -56,6 +61,7 @@ public final class GuestRegion {
     }
     tables = try TableReservation(blockCount: blockCount, pageCount: pageCount)
     // SAFETY: the reservation has 512 entries for each block, of which the first is firstBlock.
+    closedBlocks = Self.wholeChunks(pages, firstBlock: firstBlock)
     entries = tables.entries + Int((address - firstBlock) / Self.pageBytes)
     let created = cvm_region_create(
       address, UInt64(pageCount), entries, tables.list, UInt64(tables.listCapacity))
@@ -75,47 +81,84 @@ public final class GuestRegion {
     GuestVirtualAddress(firstBlock + UInt64(block) * Self.blockBytes)
   }
 
-  /// Whole blocks lose write permission in their 2 MiB entries. Blocks that the pool shares with its
-  /// neighbours get tables at once, and never lose it before: an exception's stack may lie there, and
-  /// without it not even a page fault can be taken.
+  private static func wholeChunks(_ pages: Range<UInt64>, firstBlock: UInt64) -> Range<Int> {
+    let first = (pages.lowerBound + chunkBytes - 1) / chunkBytes * chunkBytes
+    let end = pages.upperBound / chunkBytes * chunkBytes
+    guard first < end else { return 0..<0 }
+    return Int((first - firstBlock) / blockBytes)..<Int((end - firstBlock) / blockBytes)
+  }
+
+  /// Whole chunks lose write permission in their entry, whole blocks elsewhere in theirs. Blocks
+  /// that the pool shares with its neighbours get tables at once, and never lose it before: an
+  /// exception's stack may lie there, and without it not even a page fault can be taken.
   private func protectBlocks() throws(PoolError) {
     let table = MachineTables.pageTable
-    for block in 0..<tables.blockCount
+    for block in [0, tables.blockCount - 1]
     where !table.directoryEntry(for: blockAddress(block)).entry.contains(.large) {
       abandon()
       throw .trackerUnavailable(
         tracker: "guest", reason: "another pool has pages in the same 2 MiB")
     }
-    for block in 0..<tables.blockCount {
+    for block in 0..<tables.blockCount where !closedBlocks.contains(block) {
       let first = blockAddress(block).value
       guard first >= pages.lowerBound, first + Self.blockBytes <= pages.upperBound else { continue }
-      let leaf = table.directoryEntry(for: blockAddress(block))
-      leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
+      protect(table.directoryEntry(for: blockAddress(block)))
     }
+    for block in stride(
+      from: closedBlocks.lowerBound, to: closedBlocks.upperBound, by: Self.blocksPerChunk)
+    { protect(table.chunkEntry(for: blockAddress(block))) }
     let isShared = pages.lowerBound != firstBlock || pages.upperBound % Self.blockBytes != 0
     if isShared { build(upToBlock: 1) }
     if pages.upperBound % Self.blockBytes != 0 { build(upToBlock: tables.blockCount) }
   }
 
-  /// Tables for blocks below `end`.
-  private func build(upToBlock end: Int) {
+  private func protect(_ leaf: PageTable<MachineTables>.Leaf) {
+    leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
+  }
+
+  private func permit(_ leaf: PageTable<MachineTables>.Leaf) {
+    leaf.entry = PageTableEntry(bits: leaf.entry.bits | PageTableEntry.Flags.writable.rawValue)
+  }
+
+  /// The first closed chunk is protected block by block from here on.
+  private func openChunk() {
+    let table = MachineTables.pageTable
+    let first = closedBlocks.lowerBound
+    closedBlocks = first + Self.blocksPerChunk..<closedBlocks.upperBound
+    for block in first..<closedBlocks.lowerBound {
+      protect(table.directoryEntry(for: blockAddress(block)))
+    }
+    permit(table.chunkEntry(for: blockAddress(first)))
+  }
+
+  /// Tables for blocks below `end`. Pages in `range` get `flags` before the processor sees their
+  /// table: under shadow paging an edit of one in use costs more than a hundred of others.
+  private func build(
+    upToBlock end: Int, watching range: Range<Int> = 0..<0, _ flags: PageTableEntry.Flags = []
+  ) {
     let table = MachineTables.pageTable
     while builtBlocks < end {
+      if closedBlocks.contains(builtBlocks) { openChunk() }
       let address = blockAddress(builtBlocks)
       let leaf = table.directoryEntry(for: address)
       let first = leaf.entry.target.value & ~(Self.blockBytes - 1)
       // SAFETY: the reservation has 512 entries for each block.
       let block = tables.entries + builtBlocks * Self.pagesPerBlock
+      let firstPage = builtBlocks * Self.pagesPerBlock - (entries - tables.entries)
       for index in 0..<Self.pagesPerBlock {
-        let offset = UInt64(index) * Self.pageBytes
-        let isOurs = pages.contains(address.value + offset)
+        let page = firstPage + index
+        let own: PageTableEntry.Flags =
+          range.contains(page) ? flags.union(.readable) : .readable
         block[index] =
           PageTableEntry(
-            GuestPhysicalAddress(first + offset), isOurs ? .readable : [.table, .dirty]
+            GuestPhysicalAddress(first + UInt64(index) * Self.pageBytes),
+            page >= 0 && page < pageCount ? own : [.table, .dirty]
           ).bits
       }
-      let place = GuestVirtualAddress(UInt64(UInt(bitPattern: block)))
-      leaf.entry = PageTableEntry(table.translate(place)!, .table)
+      // Not a walk: this block's table may lie in a 2 MiB that is split by a table which, like this
+      // one, is not where `table(at:)` looks.
+      let place = GuestPhysicalAddress(cvm_physical(UInt64(UInt(bitPattern: block))))
+      leaf.entry = PageTableEntry(place, .table)
       builtBlocks += 1
     }
   }
@@ -126,8 +169,10 @@ public final class GuestRegion {
     guard let last = range.last else { return }
     // SAFETY: last is a page of this region, so its entry is inside the reservation.
     let lastEntry = entries + last - tables.entries
-    build(upToBlock: lastEntry / Self.pagesPerBlock + 1)
-    for page in range { cvm_entry_or(entries + page, flags.rawValue) }
+    let built = builtBlocks * Self.pagesPerBlock - (entries - tables.entries)
+    build(upToBlock: lastEntry / Self.pagesPerBlock + 1, watching: range, flags)
+    let old = range.clamped(to: 0..<max(built, 0))
+    for page in old { cvm_entry_or(entries + page, flags.rawValue) }
   }
 
   @inline(__always)
@@ -173,7 +218,10 @@ public final class GuestRegion {
     guard isOpen else { return }
     isOpen = false
     cvm_region_destroy(region)
-    for block in 0..<tables.blockCount {
+    for block in stride(
+      from: closedBlocks.lowerBound, to: closedBlocks.upperBound, by: Self.blocksPerChunk)
+    { permit(MachineTables.pageTable.chunkEntry(for: blockAddress(block))) }
+    for block in 0..<tables.blockCount where !closedBlocks.contains(block) {
       let leaf = MachineTables.pageTable.directoryEntry(for: blockAddress(block))
       let isTable = block < builtBlocks
       let target =

@@ -61,12 +61,18 @@ public struct PageTable<Memory: TableMemory> {
 
   /// The entry of level 1 on the way to an address, whatever it leads to.
   public func directoryEntry(for address: GuestVirtualAddress) -> Leaf {
-    var table = memory.table(at: root)
-    for level in [3, 2] {
-      let entry = PageTableEntry(bits: table[address.index(level: level)])
-      precondition(entry.contains(.present), "the chunk is mapped")
-      table = memory.table(at: entry.target)
-    }
+    let entry = chunkEntry(for: address).entry
+    precondition(entry.contains(.present), "the chunk is mapped")
+    let table = memory.table(at: entry.target)
+    // SAFETY: tables have 512 entries and the index is below that.
     return Leaf(level: 1, place: table + address.index(level: 1))
+  }
+
+  /// The entry of level 2 on the way to an address. It decides about rights in a whole GiB.
+  public func chunkEntry(for address: GuestVirtualAddress) -> Leaf {
+    let entry = PageTableEntry(bits: memory.table(at: root)[address.index(level: 3)])
+    precondition(entry.contains(.present), "the chunk is mapped")
+    // SAFETY: tables have 512 entries and the index is below that.
+    return Leaf(level: 2, place: memory.table(at: entry.target) + address.index(level: 2))
   }
 }

@@ -46,6 +46,8 @@ static uint64_t physical(uint64_t address) {
   return window << CHUNK_SHIFT | (address & (CHUNK_BYTES - 1));
 }
 
+uint64_t cvm_physical(uint64_t address) { return physical(address); }
+
 uint64_t *cvm_table_at(uint64_t guest_physical) {
   uint64_t arena = (uint64_t)cvm_machine.top[0] & ~(CHUNK_BYTES - 1);
   return (uint64_t *)(arena + (guest_physical - physical(arena)));

@@ -88,7 +88,7 @@ static void report(int number, const siginfo_t *information, const greg_t *regis
   line_text(&line, ", thread ");
   line_number(&line, RAW(SYS_gettid));
   line_write(&line);
-  if (is_memory)
+  if (is_memory && cvm_this_vcpu != NULL)  // a forked child has no pools
     report_pool(address);
 }
 

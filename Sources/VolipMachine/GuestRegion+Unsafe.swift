@@ -100,8 +100,11 @@ public final class GuestRegion {
     }
   }
 
-  /// A table for a block, if it has none yet.
-  private func build(_ block: Int) {
+  /// A table for a block, if it has none yet. Pages in `range` get `flags` before the processor
+  /// sees the table: under shadow paging an edit of one in use costs more than a hundred of others.
+  private func build(
+    _ block: Int, watching range: Range<Int> = 0..<0, _ flags: PageTableEntry.Flags = []
+  ) {
     let table = MachineTables.pageTable
     let address = blockAddress(block)
     let leaf = table.directoryEntry(for: address)
@@ -109,16 +112,20 @@ public final class GuestRegion {
     let first = leaf.entry.target.value & ~(Self.blockBytes - 1)
     // SAFETY: the reservation has 512 entries for each block.
     let entries = tables.entries + block * Self.pagesPerBlock
+    let firstPage = entries - self.entries
     for index in 0..<Self.pagesPerBlock {
-      let offset = UInt64(index) * Self.pageBytes
-      let isOurs = pages.contains(address.value + offset)
+      let page = firstPage + index
+      let own: PageTableEntry.Flags = range.contains(page) ? flags.union(.readable) : .readable
       entries[index] =
         PageTableEntry(
-          GuestPhysicalAddress(first + offset), isOurs ? .readable : [.table, .dirty]
+          GuestPhysicalAddress(first + UInt64(index) * Self.pageBytes),
+          (0..<pageCount).contains(page) ? own : [.table, .dirty]
         ).bits
     }
-    let place = GuestVirtualAddress(UInt64(UInt(bitPattern: entries)))
-    leaf.entry = PageTableEntry(table.translate(place)!, .table)
+    // Not a walk: the table itself may lie in a block that is split by another pool's table, which
+    // is not where `table(at:)` looks.
+    let place = cvm_physical(UInt64(UInt(bitPattern: entries)))
+    leaf.entry = PageTableEntry(GuestPhysicalAddress(place), .table)
   }
 
   /// Gives pages entries of their own with `flags` besides the readable ones. To be followed by
@@ -127,8 +134,12 @@ public final class GuestRegion {
     guard let last = range.last else { return }
     // SAFETY: these are pages of this region, so their entries are inside the reservation.
     let first = (entries + range.lowerBound - tables.entries) / Self.pagesPerBlock
-    for block in first...(entries + last - tables.entries) / Self.pagesPerBlock { build(block) }
-    for page in range { cvm_entry_or(entries + page, flags.rawValue) }
+    for block in first...(entries + last - tables.entries) / Self.pagesPerBlock {
+      build(block, watching: range, flags)
+    }
+    for page in range where entries[page] & flags.rawValue != flags.rawValue {
+      cvm_entry_or(entries + page, flags.rawValue)
+    }
   }
 
   @inline(__always)

@@ -17,7 +17,7 @@ import VolipMem
     var acknowledged: UInt64 = 0
     for kill in 0..<12 {
       let transfers = UInt64.random(in: 0...400, using: &generator)
-      guard let last = try await killAfter(transfers, path, kind) else {
+      guard let last = try await transferAndKill(transfers, path, kind) else {
         print("skipped: \(kind.rawValue) is unavailable")
         return
       }
@@ -31,37 +31,39 @@ import VolipMem
       acknowledged = found
     }
   }
+}
 
-  /// Starts transfers, kills the process when `count` of them were acknowledged, returns the last
-  /// number that arrived; nil where the tracker does not work.
-  private func killAfter(
-    _ count: UInt64, _ path: String, _ kind: TrackerKind
-  ) async throws -> UInt64? {
-    let result = try await Subprocess.run(
-      .path(FilePath("\(Helper.productDirectory)/volip-test-helper")),
-      arguments: ["transfer", path, kind.rawValue], input: .none, output: .sequence,
-      error: .discarded
-    ) { execution in
-      var bytes: [UInt8] = []
-      var isKilled = false
-      if count == 0 {
+/// Starts transfers, kills the process when `count` of them were acknowledged, returns the last
+/// number that arrived; nil where the tracker does not work.
+func transferAndKill(
+  _ count: UInt64, _ path: String, _ kind: TrackerKind, environment: [String: String] = [:]
+) async throws -> UInt64? {
+  let overrides = Dictionary(
+    uniqueKeysWithValues: environment.map { (Environment.Key(stringLiteral: $0), Optional($1)) })
+  let result = try await Subprocess.run(
+    .path(FilePath("\(Helper.productDirectory)/volip-test-helper")),
+    arguments: ["transfer", path, kind.rawValue],
+    environment: .inherit.updating(overrides), input: .none, output: .sequence, error: .discarded
+  ) { execution in
+    var bytes: [UInt8] = []
+    var isKilled = false
+    if count == 0 {
+      try execution.send(signal: .kill)
+      isKilled = true
+    }
+    for try await buffer in execution.standardOutput {
+      bytes.append(contentsOf: buffer.withUnsafeBytes { Array($0) })
+      if !isKilled, bytes.count >= Int(count) * 8 {
         try execution.send(signal: .kill)
         isKilled = true
       }
-      for try await buffer in execution.standardOutput {
-        bytes.append(contentsOf: buffer.withUnsafeBytes { Array($0) })
-        if !isKilled, bytes.count >= Int(count) * 8 {
-          try execution.send(signal: .kill)
-          isKilled = true
-        }
-      }
-      return bytes
     }
-    if result.terminationStatus == .exited(1) { return nil }
-    #expect(result.terminationStatus == .signaled(SIGKILL))
-    let bytes = result.closureResult
-    guard bytes.count >= 8 else { return 0 }
-    let last = bytes[(bytes.count / 8 - 1) * 8..<bytes.count / 8 * 8]
-    return last.reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    return bytes
   }
+  if result.terminationStatus == .exited(1) { return nil }
+  #expect(result.terminationStatus == .signaled(SIGKILL))
+  let bytes = result.closureResult
+  guard bytes.count >= 8 else { return 0 }
+  let last = bytes[(bytes.count / 8 - 1) * 8..<bytes.count / 8 * 8]
+  return last.reversed().reduce(0) { $0 << 8 | UInt64($1) }
 }

@@ -101,9 +101,10 @@ func createUnderLimit(_ arguments: [String]) throws {
   _ = try Pool.create(arguments[0], byteCount: 1 << 20)
 }
 
-/// A pool of 1 TiB, opened twice.
+/// A pool of 1 TiB, or as large as the second argument says, opened twice.
 func hugePool(_ arguments: [String]) throws {
-  var pool = try Pool.create(arguments[0], byteCount: 1 << 40)
+  let byteCount = arguments.count > 1 ? UInt64(arguments[1])! : 1 << 40
+  var pool = try Pool.create(arguments[0], byteCount: byteCount)
   try pool.section { section in
     _ = try pool.root("n", in: &section) { 42 }
     for _ in 0..<100 { _ = try pool.allocate(byteCount: 10_000) }

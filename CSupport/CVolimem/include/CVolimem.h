@@ -81,9 +81,12 @@ void cvm_exit_once(void);
 // Page table
 
 /// Gives [address, address + byte_count) guest-physical addresses and table pages down to 2 MiB
-/// entries. Returns the guest-physical address of `address`, contiguous up to the end of the range,
+/// entries. Returns the guest-physical address of `address`, contiguous up to the end of its chunk,
 /// or a negative errno.
 int64_t cvm_map(uint64_t address, uint64_t byte_count);
+
+/// Guest-physical address of a mapped address, whatever the page table says by now.
+uint64_t cvm_physical(uint64_t address);
 
 /// Guest-physical address of the top-level table, and how to turn that of any table above the 2 MiB
 /// entries into a pointer.

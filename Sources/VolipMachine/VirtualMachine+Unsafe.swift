@@ -63,6 +63,9 @@ public enum VirtualMachine {
   /// Leaves the guest and comes back: for measurements.
   public static func exitOnce() { cvm_exit_once() }
 
+  /// Makes the machine itself leave for a hypervisor below it, if there is one: for measurements.
+  public static func machineExit() { cvm_machine_exit() }
+
   /// Flushes this thread's translations as if entries had lost rights: for measurements.
   public static func flush() {
     cvm_raise_flush_generation()

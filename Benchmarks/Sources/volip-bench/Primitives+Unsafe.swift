@@ -13,9 +13,9 @@ struct Primitives: ParsableCommand {
   var mode = Mode.host
 
   func run() throws {
-    if mode == .guest { try VirtualMachine.enter() }
+    let entering = mode == .guest ? try enterMeasurements() : []
     let report = Report(json: runOptions.json)
-    report.show(try primitivesBenchmark(runOptions))
+    report.show(try primitivesBenchmark(runOptions, entering))
     if mode == .all { try runInGuest() }
   }
 
@@ -34,10 +34,33 @@ struct Primitives: ParsableCommand {
 private let pageCount = 8192
 private let writtenCounts = [1, 16, 256, 2048]
 
-func primitivesBenchmark(_ run: RunOptions) throws -> BenchmarkResult {
+/// One sample each: a process enters once.
+private func enterMeasurements() throws -> [Measurement] {
+  var time = Measurement("primitives", "entering guest mode", unit: "ms")
+  var memory = Measurement("primitives", "memory for it", unit: "MiB")
+  let (start, residentBefore) = (nanoseconds(), residentBytes())
+  try VirtualMachine.enter()
+  time.samples = [Double(nanoseconds() - start) / 1e6]
+  memory.samples = [Double(residentBytes() - residentBefore) / 1_048_576]
+  return [time, memory]
+}
+
+private func residentBytes() -> Int {
+  guard let file = fopen("/proc/self/statm", "r") else { return 0 }
+  defer { fclose(file) }
+  var line = [CChar](repeating: 0, count: 128)
+  guard fgets(&line, Int32(line.count), file) != nil else { return 0 }
+  let text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  return (Int(text.split(separator: " ")[1]) ?? 0) * 4096
+}
+
+func primitivesBenchmark(
+  _ run: RunOptions, _ entering: [Measurement]
+) throws -> BenchmarkResult {
   let isGuest = VirtualMachine.isEntered
   let kinds = isGuest ? [.pageMapScan] + TrackerKind.guestKinds : TrackerKind.hostKinds
-  var measurements = [callMeasurement(run)]
+  var measurements = entering + computeMeasurements(run) + [callMeasurement(run)]
+  measurements.append(machineExitMeasurement(run))
   if isGuest { measurements += [exitMeasurement(run), flushMeasurement(run)] }
   for kind in kinds { measurements += try trackerMeasurements(kind, run) }
   for index in measurements.indices { measurements[index].mode = isGuest ? "guest" : "host" }
@@ -60,6 +83,14 @@ private func sampled(
 
 private func callMeasurement(_ run: RunOptions) -> Measurement {
   sampled("getppid", run, count: 1000) { getppid() }
+}
+
+/// An instruction that a hypervisor below this machine has to answer, if there is one: what this
+/// machine's own exits cost. KVM's exits here consist of several of them.
+private func machineExitMeasurement(_ run: RunOptions) -> Measurement {
+  sampled("cpuid, this machine's own exit", run, count: 1000) {
+    VirtualMachine.machineExit()
+  }
 }
 
 private func exitMeasurement(_ run: RunOptions) -> Measurement {

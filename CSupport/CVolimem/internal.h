@@ -51,8 +51,8 @@ static inline long raw_call6(long number, long a, long b, long c, long d, long e
   raw_call6(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 #define RAW(...) RAW_PICK(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
 
-/// A lock that is only ever taken on the host side and held over no wait. Lock order: `slots`
-/// before `vcpus`.
+/// A lock that is only ever taken on the host side and held over no wait for another thread. Lock
+/// order: `vcpus` before `slots`.
 typedef _Atomic int cvm_lock;
 static inline void lock(cvm_lock *it) {
   while (atomic_exchange(it, 1) != 0)
@@ -120,7 +120,7 @@ struct machine {
   uint32_t *window_of_chunk;     // guest-physical address >> 30, plus 1; 0: none yet
   uint64_t window_next;
   uint32_t slot_count;
-  cvm_lock vcpus;                // guards `first` and vCPUs changing hands
+  cvm_lock vcpus;                // guards `first` and vCPUs that are made or taken
   struct vcpu *first;
   _Atomic uint64_t vcpu_count;
   _Atomic uint64_t generation;   // raised when entries lost rights

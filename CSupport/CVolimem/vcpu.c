@@ -145,11 +145,11 @@ static int fill(struct vcpu *vcpu, int index) {
   long run = RAW(SYS_mmap, 0, m->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
   long stack = map_pages(HOST_STACK_BYTES);
   long exceptions = map_pages(EXCEPTION_STACK_BYTES);
-  if (is_error(run) || is_error(stack) || is_error(exceptions))
+  vcpu->run = is_error(run) ? NULL : (struct kvm_run *)run;
+  vcpu->host_stack = is_error(stack) ? NULL : (char *)stack;
+  vcpu->exception_stack = is_error(exceptions) ? NULL : (char *)exceptions;
+  if (vcpu->run == NULL || vcpu->host_stack == NULL || vcpu->exception_stack == NULL)
     return ENOMEM;
-  vcpu->run = (struct kvm_run *)run;
-  vcpu->host_stack = (char *)stack;
-  vcpu->exception_stack = (char *)exceptions;
   int64_t mapped = machine_map((uint64_t)exceptions, EXCEPTION_STACK_BYTES);
   if (mapped >= 0)
     mapped = machine_map((uint64_t)vcpu, sizeof *vcpu);
@@ -167,6 +167,19 @@ static int fill(struct vcpu *vcpu, int index) {
   return vcpu_set_call_target(vcpu);
 }
 
+static void discard(struct vcpu *vcpu) {
+  if (vcpu->run != NULL)
+    RAW(SYS_munmap, vcpu->run, cvm_machine.run_bytes);
+  if (vcpu->host_stack != NULL)
+    RAW(SYS_munmap, vcpu->host_stack, HOST_STACK_BYTES);
+  if (vcpu->exception_stack != NULL)
+    RAW(SYS_munmap, vcpu->exception_stack, EXCEPTION_STACK_BYTES);
+  if (vcpu->fd > 0)
+    RAW(SYS_close, vcpu->fd);
+  RAW(SYS_munmap, vcpu, sizeof *vcpu);
+}
+
+// Under `vcpus`: an index is used up only by a vCPU that comes to be.
 static struct vcpu *create(int *error) {
   struct machine *m = &cvm_machine;
   long pages = map_pages(sizeof(struct vcpu));
@@ -176,16 +189,17 @@ static struct vcpu *create(int *error) {
   }
   struct vcpu *vcpu = (struct vcpu *)pages;
   vcpu->taken = 1;
-  int index = (int)atomic_fetch_add(&m->vcpu_count, 1);
-  if (index == 0)
+  if (m->first == NULL)
     fill_gates();
-  *error = fill(vcpu, index);
-  if (*error != 0)
+  *error = fill(vcpu, (int)atomic_load(&m->vcpu_count));
+  if (*error != 0) {
+    discard(vcpu);
     return NULL;
-  lock(&m->vcpus);
+  }
+  atomic_fetch_add(&m->vcpu_count, 1);
   vcpu->next = m->first;
-  m->first = vcpu;
-  unlock(&m->vcpus);
+  // Last: cvm_flush_others reads the list without the lock.
+  __atomic_store_n(&m->first, vcpu, __ATOMIC_RELEASE);
   return vcpu;
 }
 
@@ -198,8 +212,10 @@ struct vcpu *vcpu_take(int *error) {
     vcpu = vcpu->next;
   if (vcpu != NULL)
     atomic_store(&vcpu->taken, 1);
+  else
+    vcpu = create(error);
   unlock(&m->vcpus);
-  return vcpu != NULL ? vcpu : create(error);
+  return vcpu;
 }
 
 int vcpu_start(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t fs_base,

@@ -106,7 +106,8 @@ struct machine {
   int kvm, vm;
   size_t run_bytes;
   struct kvm_cpuid2 *features;
-  uint64_t xcr0;
+  uint64_t xcr0;                 // what the guest has enabled
+  uint64_t xcr0_listed;          // what KVM's CPUID says that it may
   uint32_t xstate_bytes;         // of the state that xcr0 enables, as XSAVE lays it out
   int phys_bits;
   bool identity;

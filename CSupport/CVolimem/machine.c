@@ -214,9 +214,13 @@ static int read_features(struct cvm_failure *failure) {
   if (ioctl(m->kvm, KVM_GET_SUPPORTED_CPUID, m->features) != 0)
     return fail(failure, CVM_CREATE, errno, "KVM_GET_SUPPORTED_CPUID");
   m->phys_bits = 36;
-  for (uint32_t i = 0; i < m->features->nent; i++)
-    if (m->features->entries[i].function == 0x80000008)
-      m->phys_bits = m->features->entries[i].eax & 0xff;
+  for (uint32_t i = 0; i < m->features->nent; i++) {
+    const struct kvm_cpuid_entry2 *entry = &m->features->entries[i];
+    if (entry->function == 0x80000008)
+      m->phys_bits = entry->eax & 0xff;
+    if (entry->function == 0xd && entry->index == 0)
+      m->xcr0_listed = entry->eax | (uint64_t)entry->edx << 32;
+  }
   if (m->options.phys_bits_max >= 32 && m->options.phys_bits_max < m->phys_bits)
     m->phys_bits = m->options.phys_bits_max;
   m->identity = m->phys_bits >= IDENTITY_PHYS_BITS;

@@ -136,6 +136,20 @@ static long map_pages(size_t bytes) {
 
 static bool is_error(long result) { return result < 0 && result > -(long)PAGE_BYTES; }
 
+// Extended state as the host has it. Hardware takes only what KVM's CPUID lists; KVM under shadow
+// paging may list none and take all.
+static long enable_extended_state(struct vcpu *vcpu) {
+  struct machine *m = &cvm_machine;
+  struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs[0] = {.xcr = 0, .value = m->xcr0}};
+  long result = vcpu_ioctl(vcpu, KVM_SET_XCRS, &xcrs);
+  if (result == -EINVAL && m->xcr0_listed != 0) {
+    m->xcr0 &= m->xcr0_listed;
+    xcrs.xcrs[0].value = m->xcr0;
+    result = vcpu_ioctl(vcpu, KVM_SET_XCRS, &xcrs);
+  }
+  return result;
+}
+
 static int fill(struct vcpu *vcpu, int index) {
   struct machine *m = &cvm_machine;
   vcpu->index = index;
@@ -159,8 +173,7 @@ static int fill(struct vcpu *vcpu, int index) {
   long result = vcpu_ioctl(vcpu, KVM_SET_CPUID2, m->features);
   if (result != 0)
     return (int)-result;
-  struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs[0] = {.xcr = 0, .value = m->xcr0}};
-  result = vcpu_ioctl(vcpu, KVM_SET_XCRS, &xcrs);
+  result = enable_extended_state(vcpu);
   if (result != 0)
     return (int)-result;
   share_time_stamps(vcpu);

@@ -91,8 +91,8 @@ void extended_state_from_context(struct vcpu *vcpu, const char *saved) {
   size_t bytes = is_extended ? words.xstate_size : LEGACY_BYTES;
   memcpy(state.region, saved, bytes < sizeof state.region ? bytes : sizeof state.region);
   uint64_t *features = (uint64_t *)((char *)state.region + LEGACY_BYTES);
-  if (!is_extended)
-    *features = 3;  // x87 and SSE are all there is
+  // x87 and SSE are all there is; or the host has more than the guest.
+  *features = is_extended ? *features & cvm_machine.xcr0 : 3;
   memset((char *)state.region + RESERVED_OFFSET, 0, LEGACY_BYTES - RESERVED_OFFSET);
   long result = vcpu_ioctl(vcpu, KVM_SET_XSAVE, &state);
   if (result != 0)

@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 import VolipMem
 
 // MARK: Write sets against oracles
@@ -132,6 +133,51 @@ final class GuestRounds {
         : .store(offset: offset)
     }
   }
+}
+
+/// guest-spinner TRACKER ROUNDS: the pages are written by a thread that never leaves the guest by
+/// itself, so that only the other thread's flushes take its stale translations away.
+func guestSpinner(_ arguments: [String]) throws {
+  let pageCount = 64
+  let file = memfd(byteCount: pageCount * 4096)
+  let workingCopy = try WorkingCopy.mapAnywhere(descriptor: file, pageCount: pageCount)
+  let tracker = try makeTracker(TrackerKind(rawValue: arguments[0])!, workingCopy)
+  let writeSet = try WriteSet(pageCapacity: pageCount)
+  try tracker.watch(upTo: pageCount)
+  let rounds = Int(arguments[1])!
+  let (asked, done) = (Turn(), Turn())
+  nonisolated(unsafe) let base = workingCopy.base
+  nonisolated(unsafe) let work = { () throws -> Int in
+    var missed = 0
+    for round in 1...rounds {
+      tracker.sectionOpened()
+      asked.number.store(round, ordering: .releasing)
+      while done.number.load(ordering: .acquiring) < round {}
+      tracker.sectionClosed()
+      try tracker.takeWrittenAndArm(into: writeSet)
+      let found = (0..<writeSet.pageCount).map { writeSet.page($0) }
+      if !found.contains(round % 3) { missed += 1 }
+      writeSet.retainNone()
+      tracker.settle(writeSet)
+    }
+    return missed
+  }
+  onThreads(2) { thread in
+    if thread == 0 {
+      let missed = try? work()
+      print("missed \(missed ?? -1) rounds \(rounds)")
+    } else {
+      for round in 1...rounds {
+        while asked.number.load(ordering: .acquiring) < round {}
+        (base + round % 3 * 4096).storeBytes(of: UInt8(truncatingIfNeeded: round), as: UInt8.self)
+        done.number.store(round, ordering: .releasing)
+      }
+    }
+  }
+}
+
+private final class Turn: Sendable {
+  let number = Atomic(0)
 }
 
 /// The kernel writes, and not the guest.

@@ -13,8 +13,8 @@ func guestRounds(_ arguments: [String]) throws {
 }
 
 /// Random rounds of writes by threads and by system calls. What a guest tracker reports is compared
-/// with the bytes that changed and, in four rounds of eight, with what PAGEMAP_SCAN says of the same
-/// pages: a scan that arms takes stale translations away, which would hide a flush that is missing.
+/// with the bytes that changed and, in four rounds of eight, with what PAGEMAP_SCAN says of the
+/// same pages: a scan that arms takes stale translations away and would hide a missing flush.
 final class GuestRounds {
   static let pageCount = 1200  // more than two tables of entries
   let workingCopy: WorkingCopy

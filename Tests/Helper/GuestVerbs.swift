@@ -12,6 +12,7 @@ let guestVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "guest-refused": guestRefused,
   "guest-rounds": guestRounds,
   "guest-short-sections": guestShortSections,
+  "guest-spinner": guestSpinner,
   "guest-stray": guestStray,
   "guest-threads": guestThreads,
   "guest-twice": guestTwice,

@@ -19,6 +19,12 @@ import Testing
     }
   }
 
+  @Test(arguments: ["dirty-bits", "detect-on-write", "adaptive"], Guest.physicalBits)
+  func noWriteOfAThreadThatStaysInTheGuestIsMissed(tracker: String, bits: Int) async throws {
+    let outcome = try await Guest.run("guest-spinner", [tracker, "200"], bits: bits)
+    #expect(outcome.output == "missed 0 rounds 200\n", "\(outcome.errors)")
+  }
+
   @Test(arguments: ["dirty-bits", "detect-on-write", "adaptive"], [1, 2, 4])
   func noCountOfAShortSectionIsLost(tracker: String, threads: Int) async throws {
     let directory = TemporaryDirectory()

@@ -5,10 +5,10 @@ BENCH_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
 SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift Benchmarks/Package.swift)
 
-.PHONY: help dependencies build release demo test test-quick bench format lint clean
+.PHONY: help dependencies build release demo test test-quick test-hardware bench format lint clean
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
 
 dependencies: ## Installs the system libraries that are missing
 	@Scripts/dependencies.sh
@@ -28,6 +28,9 @@ test: build lint ## Lint and all tests
 
 test-quick: build ## Tests without those that kill processes: under a minute
 	$(SWIFT) test --skip-build --disable-xctest --skip CrashTests --skip ExampleTests
+
+test-hardware: build ## Guest mode on an emulated processor with SVM and nested paging (QEMU)
+	@Scripts/hardware.sh
 
 bench: dependencies ## Benchmarks; BENCH_ARGUMENTS='--quick --json' for instance
 	cd Benchmarks && $(SWIFT) build -c release

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Guest mode on real virtualization, functionally: QEMU emulates a processor with SVM and nested
+# paging, a Debian kernel in it offers /dev/kvm, and the test helper enters guest mode there. What
+# differs from shadow paging is tested: system calls that arrive at level 0, guest-physical windows
+# (40 physical bits), flushes that really are needed. Nothing is timed. Ends with `hardware N run, N
+# failed`; exit status 0 if none failed, also when it had to be skipped, with the reason.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+skip() {
+  echo "hardware 0 run, 0 failed: skipped, $1"
+  exit 0
+}
+
+helper=${1:-.build/debug/volip-test-helper}
+[ -x "$helper" ] || skip "no $helper"
+if ! command -v qemu-system-x86_64 > /dev/null || ! command -v busybox > /dev/null ||
+  ! command -v cpio > /dev/null; then
+  [ "$(id -u)" -eq 0 ] || skip "qemu-system-x86, busybox-static and cpio are not installed"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    qemu-system-x86 busybox-static cpio > /dev/null 2>&1 || skip "QEMU could not be installed"
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+kernel_package=$(apt-cache depends linux-image-amd64 2> /dev/null |
+  awk '/Depends: linux-image/ {print $2; exit}')
+[ -n "$kernel_package" ] || skip "no kernel package is known"
+(cd "$work" && apt-get download "$kernel_package" > /dev/null 2>&1) ||
+  skip "$kernel_package could not be downloaded"
+dpkg-deb -x "$work"/linux-image-*.deb "$work/kernel"
+
+root=$work/root
+mkdir -p "$root"/{bin,proc,sys,dev,tmp,pools}
+cp "$(command -v busybox)" "$root/bin/"
+ln -s busybox "$root/bin/sh"
+for module in irqbypass ccp kvm kvm-amd; do
+  find "$work/kernel" -name "$module.ko" -exec cp {} "$root/" \;
+done
+cp "$helper" "$root/helper"
+ldd "$helper" | awk '/=> \// {print $3} /ld-linux/ {print $1}' | while read -r library; do
+  mkdir -p "$root/$(dirname "$library")"
+  cp -L "$library" "$root/$library"
+done
+
+# A line is a check: what the helper has to say, and its arguments.
+cat > "$root/checks" << 'CHECKS'
+level 0|guest-facts
+exits 0|guest-exits /pools/exits.pool dirty-bits
+written outside a section|guest-stray /pools/stray.pool dirty-bits store
+lost 0|guest-short-sections /pools/dirty1.pool 2000 1 dirty-bits
+lost 0|guest-short-sections /pools/dirty4.pool 2000 4 dirty-bits
+lost 0|guest-short-sections /pools/detect1.pool 2000 1 detect-on-write
+lost 0|guest-short-sections /pools/detect4.pool 2000 4 detect-on-write
+lost 0|guest-short-sections /pools/adaptive2.pool 2000 2 adaptive
+threads 200|guest-threads 200
+missed 0|guest-spinner dirty-bits 200
+missed 0|guest-spinner detect-on-write 200
+SIGSEGV, write to address|guest-fault null
+CHECKS
+cat > "$root/init" << 'INIT'
+#!/bin/sh
+busybox mount -t proc none /proc
+busybox mount -t sysfs none /sys
+busybox mount -t devtmpfs none /dev
+busybox mkdir -p /dev/shm
+busybox mount -t tmpfs none /pools
+for module in irqbypass ccp kvm kvm-amd; do busybox insmod /$module.ko 2> /dev/null; done
+export VOLIP_TEST_GUEST=1 VOLIP_PERSISTENCE=cache-line SWIFT_BACKTRACE=enable=no
+run=0 failed=0
+while IFS='|' read -r expected arguments; do
+  run=$((run + 1))
+  busybox timeout 120 /helper $arguments < /dev/null > /tmp/said 2>&1
+  if busybox grep -q "$expected" /tmp/said; then
+    echo "CHECK passed: $arguments"
+  else
+    failed=$((failed + 1))
+    echo "CHECK FAILED: $arguments: $(busybox head -c 400 /tmp/said)"
+  fi
+done < /checks
+echo "CHECK hardware $run run, $failed failed"
+busybox poweroff -f
+INIT
+chmod +x "$root/init"
+(cd "$root" && find . | cpio -o -H newc 2> /dev/null | gzip -1) > "$work/initramfs"
+
+timeout 900 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 \
+  -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/initramfs" \
+  -append "console=ttyS0 quiet panic=1" -nographic -no-reboot |
+  tr -d '\r' | sed -n 's/^.*CHECK //p' | tee "$work/result"
+grep -q 'hardware [1-9][0-9]* run, 0 failed' "$work/result"

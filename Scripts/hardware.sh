@@ -47,7 +47,7 @@ done
 cat > "$root/checks" << 'CHECKS'
 level 0|guest-facts
 exits 0|guest-exits /pools/exits.pool dirty-bits
-written outside a section|guest-stray /pools/stray.pool dirty-bits store
+reported true word 1|guest-stray /pools/stray.pool dirty-bits store
 lost 0|guest-short-sections /pools/dirty1.pool 2000 1 dirty-bits
 lost 0|guest-short-sections /pools/dirty4.pool 2000 4 dirty-bits
 lost 0|guest-short-sections /pools/detect1.pool 2000 1 detect-on-write

@@ -3,9 +3,10 @@
 SWIFT ?= swift
 BENCH_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
+PROGRAM_ARGUMENTS ?=
 SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift Benchmarks/Package.swift)
 
-.PHONY: help dependencies build release demo test test-quick bench format lint clean
+.PHONY: help dependencies build release demo test test-quick test-programs bench format lint clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -28,6 +29,9 @@ test: build lint ## Lint and all tests
 
 test-quick: build ## Tests without those that kill processes: under a minute
 	$(SWIFT) test --skip-build --disable-xctest --skip CrashTests --skip ExampleTests
+
+test-programs: release ## Programs that nobody here wrote, natively and in guest mode
+	@Scripts/test-programs.py $(PROGRAM_ARGUMENTS)
 
 bench: dependencies ## Benchmarks; BENCH_ARGUMENTS='--quick --json' for instance
 	cd Benchmarks && $(SWIFT) build -c release

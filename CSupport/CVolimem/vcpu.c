@@ -139,7 +139,7 @@ static bool is_error(long result) { return result < 0 && result > -(long)PAGE_BY
 static int fill(struct vcpu *vcpu, int index) {
   struct machine *m = &cvm_machine;
   vcpu->index = index;
-  vcpu->fd = (int)RAW(SYS_ioctl, m->vm, KVM_CREATE_VCPU, index);
+  vcpu->fd = machine_own((int)RAW(SYS_ioctl, m->vm, KVM_CREATE_VCPU, index));
   if (vcpu->fd < 0)
     return -vcpu->fd;
   long run = RAW(SYS_mmap, 0, m->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);

@@ -3,9 +3,11 @@
 SWIFT ?= swift
 BENCH_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
+PROGRAM_ARGUMENTS ?=
 SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift Benchmarks/Package.swift)
 
-.PHONY: help dependencies build release demo test test-quick test-hardware bench format lint clean
+.PHONY: help dependencies build release demo test test-quick test-hardware test-programs bench format
+.PHONY: lint clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -31,6 +33,9 @@ test-quick: build ## Tests without those that kill processes: under a minute
 
 test-hardware: build ## Guest mode on an emulated processor with SVM and nested paging (QEMU)
 	@Scripts/hardware.sh
+
+test-programs: release ## Programs that nobody here wrote, natively and in guest mode
+	@Scripts/test-programs.py $(PROGRAM_ARGUMENTS)
 
 bench: dependencies ## Benchmarks; BENCH_ARGUMENTS='--quick --json' for instance
 	cd Benchmarks && $(SWIFT) build -c release

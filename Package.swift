@@ -23,6 +23,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("HostilePoolTests", ["VolipMem", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("ExampleTests", ["hashmap-demo"]),
+  ("ProgramTests", []),
   ("StyleTests", []),
 ]
 
@@ -32,6 +33,8 @@ let package = Package(
   products: [
     .library(name: "VolipMem", targets: ["VolipMem"]),
     .library(name: "PersistentHashmap", targets: ["PersistentHashmap"]),
+    .library(name: "VolipPreload", type: .dynamic, targets: ["CVolipPreload"]),
+    .executable(name: "volip", targets: ["VolipTool"]),
   ],
   dependencies: [
     .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.0", traits: []),
@@ -51,6 +54,12 @@ let package = Package(
     .target(
       name: "CVolimem", dependencies: ["CLibelf"], path: "CSupport/CVolimem", cSettings: cSettings),
 
+    .target(
+      name: "CVolipPreload", dependencies: ["CVolimem"], path: "CSupport/CVolipPreload",
+      cSettings: cSettings,
+      // It goes into foreign programs: without the Swift runtime and what starts it.
+      linkerSettings: [.unsafeFlags(["-nostartfiles"])]),
+
     core("VolipPersistence", ["CLibpmem", "CVolipPersistence"]),
     core("VolipPool", ["VolipPersistence"]),
     core("VolipMachine", ["VolipPool", "CVolimem"]),
@@ -58,6 +67,13 @@ let package = Package(
     core("VolipCommit", ["VolipWriteSet"]),
     core("VolipHeap", ["VolipCommit"]),
     core("VolipMem", ["VolipHeap"]),
+
+    .executableTarget(
+      name: "VolipTool",
+      dependencies: [
+        "VolipMem", "CLibelf", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      swiftSettings: swiftSettings),
 
     .target(
       name: "PersistentHashmap", dependencies: ["VolipMem"], path: "Examples/Hashmap/Map",

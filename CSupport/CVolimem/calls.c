@@ -217,21 +217,57 @@ static bool is_refused(long number) {
   return number == SYS_io_uring_setup || number == SYS_io_setup;
 }
 
+// Closes what is the program's between this library's descriptors.
+static long close_range_of_program(const uint64_t *arguments) {
+  uint32_t first = (uint32_t)arguments[0];
+  uint32_t last = (uint32_t)arguments[1];
+  for (;;) {
+    uint32_t own = UINT32_MAX;  // the lowest of this library's from `first` on
+    for (const struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
+      if ((uint32_t)vcpu->fd >= first && (uint32_t)vcpu->fd < own)
+        own = (uint32_t)vcpu->fd;
+    const uint32_t machine[] = {(uint32_t)cvm_machine.kvm, (uint32_t)cvm_machine.vm};
+    for (int i = 0; i < 2; i++)
+      if (machine[i] >= first && machine[i] < own)
+        own = machine[i];
+    if (own > last || first > last)
+      return RAW(SYS_close_range, first, last, arguments[2]);
+    if (own > first) {
+      long result = RAW(SYS_close_range, first, own - 1, arguments[2]);
+      if (result != 0)
+        return result;
+    }
+    if (own == last)
+      return 0;
+    first = own + 1;
+  }
+}
+
 // A call in the thread that runs it; signals and their handlers are the guest's business.
 static long make(struct vcpu *vcpu, const struct kvm_regs *registers, const uint64_t *arguments) {
   long number = (long)registers->rax;
   if (is_refused(number))
     return -ENOSYS;
   switch (number) {
+  case SYS_close:
+    if (machine_owns((uint32_t)arguments[0]))
+      return -EBADF;
+    break;
+  case SYS_dup2:
+  case SYS_dup3:
+    if (machine_owns((uint32_t)arguments[1]))
+      return -EBADF;
+    break;
+  case SYS_close_range:
+    return close_range_of_program(arguments);
   case SYS_rt_sigaction:
     return signals_action(arguments);
   case SYS_rt_sigprocmask:
     return signals_mask(arguments);
   case SYS_sigaltstack:
     return signals_alternate_stack(vcpu, registers->rsp, arguments);
-  default:
-    return cvm_interruptible_call(arguments, number, &vcpu->pending);
   }
+  return cvm_interruptible_call(arguments, number, &vcpu->pending);
 }
 
 static void trace_call(long number, const uint64_t *arguments, long result) {

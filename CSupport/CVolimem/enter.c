@@ -20,6 +20,10 @@ static struct kvm_regs *room_for_registers(const struct vcpu *vcpu) {
 
 bool cvm_enter(const struct cvm_options *options, struct cvm_failure *failure) {
   *failure = (struct cvm_failure){CVM_DONE, 0, ""};
+  if (RAW(OWN_CALL_EXIT) == 0) {  // somebody answered who is not the kernel
+    *failure = (struct cvm_failure){CVM_ENTERED, 0, "it is in guest mode already"};
+    return false;
+  }
   if (machine_prepare(options, failure) != 0) {
     machine_discard();
     return false;

@@ -15,6 +15,8 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 
+#pragma GCC visibility push(hidden)
+
 #define PAGE_SHIFT 12
 #define PAGE_BYTES 4096ul
 #define LARGE_SHIFT 21
@@ -141,6 +143,10 @@ void machine_discard(void);
 int64_t machine_map(uint64_t address, uint64_t byte_count);
 /// Shows the page at `target` at `address` in the guest; before anything has run there.
 int machine_alias(uint64_t address, uint64_t target);
+/// Moves a new descriptor of this library's to where programs have none; errors stay as they are.
+int machine_own(int descriptor);
+/// Whether a descriptor is this library's: the program can neither close nor replace it.
+bool machine_owns(uint32_t descriptor);
 /// Whether the chunk of an address has a guest-physical one.
 bool machine_has(uint64_t address);
 
@@ -256,5 +262,7 @@ void cvm_visit_return(void *host_stack) __attribute__((noreturn));
 long cvm_interruptible_call(const uint64_t *arguments, long number, volatile int *pending);
 extern char cvm_call_window[], cvm_call_window_end[], cvm_call_interrupted[];
 void cvm_exit_thread_without_stack(_Atomic int *taken, long status) __attribute__((noreturn));
+
+#pragma GCC visibility pop
 
 #endif

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 // Virtual addresses set aside for the upper levels: a page for each chunk and one for each 512 GiB,
@@ -28,6 +29,10 @@
 // Where a window's number equals its chunk's, physical addresses must have a bit more than virtual
 // ones: the chunk of the reserved window goes beyond.
 #define IDENTITY_PHYS_BITS 48
+
+// Programs get the lowest free descriptors and count on it: ours begin here, or at three quarters
+// of a lower limit.
+#define OWN_DESCRIPTORS 4096
 
 struct machine cvm_machine;
 
@@ -179,10 +184,31 @@ static int fail(struct cvm_failure *failure, enum cvm_stage stage, int error,
   return -1;
 }
 
+int machine_own(int descriptor) {
+  if (descriptor < 0)
+    return descriptor;
+  uint64_t limits[2] = {0, 0};
+  RAW(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, limits);
+  uint64_t lowest = limits[0] < OWN_DESCRIPTORS ? limits[0] / 4 * 3 : OWN_DESCRIPTORS;
+  long moved = RAW(SYS_fcntl, descriptor, F_DUPFD_CLOEXEC, lowest);
+  if (moved < 0)
+    return descriptor;
+  RAW(SYS_close, descriptor);
+  return (int)moved;
+}
+
+bool machine_owns(uint32_t descriptor) {
+  const struct machine *m = &cvm_machine;
+  bool is_own = descriptor == (uint32_t)m->kvm || descriptor == (uint32_t)m->vm;
+  for (const struct vcpu *vcpu = m->first; vcpu != NULL && !is_own; vcpu = vcpu->next)
+    is_own = descriptor == (uint32_t)vcpu->fd;
+  return is_own;
+}
+
 static int open_device(struct cvm_failure *failure) {
   struct machine *m = &cvm_machine;
   const char *device = m->options.device != NULL ? m->options.device : "/dev/kvm";
-  m->kvm = open(device, O_RDWR | O_CLOEXEC);
+  m->kvm = machine_own(open(device, O_RDWR | O_CLOEXEC));
   if (m->kvm < 0)
     return fail(failure, CVM_OPEN, errno, "open /dev/kvm");
   if (ioctl(m->kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
@@ -192,7 +218,7 @@ static int open_device(struct cvm_failure *failure) {
     return fail(failure, CVM_CAPABILITY, 0, "KVM_CAP_SYNC_REGS");
   if (ioctl(m->kvm, KVM_CHECK_EXTENSION, KVM_CAP_IMMEDIATE_EXIT) <= 0)
     return fail(failure, CVM_CAPABILITY, 0, "KVM_CAP_IMMEDIATE_EXIT");
-  m->vm = ioctl(m->kvm, KVM_CREATE_VM, 0);
+  m->vm = machine_own(ioctl(m->kvm, KVM_CREATE_VM, 0));
   if (m->vm < 0)
     return fail(failure, CVM_CREATE, errno, "KVM_CREATE_VM");
   int run_bytes = ioctl(m->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);

@@ -116,7 +116,7 @@ static long clone_child(struct vcpu *parent, const struct kvm_regs *registers,
 }
 
 /// In a child that has its own memory: it is not in the guest.
-__attribute__((used)) void process_forked(void) {
+__attribute__((used, visibility("hidden"))) void process_forked(void) {
   stack_t alternate_stack = cvm_this_vcpu->alternate_stack;
   cvm_this_vcpu = NULL;
   signals_give_back();

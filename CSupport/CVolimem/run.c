@@ -238,7 +238,8 @@ int run_probe(struct vcpu *vcpu, bool *shares_time_stamps) {
 }
 
 /// On the vCPU's own stack. Returns only if the vCPU could not be started.
-__attribute__((used)) void run_first(struct vcpu *vcpu, const struct kvm_regs *registers) {
+__attribute__((used, visibility("hidden"))) void run_first(struct vcpu *vcpu,
+                                                           const struct kvm_regs *registers) {
   uint64_t fs_base;
   const int get_fs = 0x1003;
   RAW(SYS_arch_prctl, get_fs, &fs_base);

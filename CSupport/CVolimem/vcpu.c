@@ -153,7 +153,7 @@ static long enable_extended_state(struct vcpu *vcpu) {
 static int fill(struct vcpu *vcpu, int index) {
   struct machine *m = &cvm_machine;
   vcpu->index = index;
-  vcpu->fd = (int)RAW(SYS_ioctl, m->vm, KVM_CREATE_VCPU, index);
+  vcpu->fd = machine_own((int)RAW(SYS_ioctl, m->vm, KVM_CREATE_VCPU, index));
   if (vcpu->fd < 0)
     return -vcpu->fd;
   long run = RAW(SYS_mmap, 0, m->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);

@@ -39,6 +39,7 @@ public enum VirtualMachine {
     guard !cvm_enter(&options, &failure) else { return }
     let operation = String(cString: failure.operation)
     switch failure.stage {
+    case CVM_ENTERED: throw .alreadyEntered
     case CVM_OPEN: throw .noDevice(errorNumber: failure.error_number)
     case CVM_ADDRESSES: throw .addressesExhausted
     default: throw .unsupported(operation: operation, errorNumber: failure.error_number)

@@ -25,6 +25,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Each image has its own: a program under `volip run` may have another copy of this library.
+#pragma GCC visibility push(hidden)
+
 // Entering
 
 /// What to do and what went wrong.
@@ -40,6 +43,7 @@ struct cvm_options {
 
 enum cvm_stage {
   CVM_DONE = 0,
+  CVM_ENTERED,       // this process is in guest mode already, perhaps by another copy of this
   CVM_OPEN,          // /dev/kvm could not be opened
   CVM_CREATE,        // the VM, its memory or its vCPU could not be created
   CVM_CAPABILITY,    // the kernel's KVM lacks something that is needed
@@ -166,5 +170,7 @@ uint32_t cvm_region_take(struct cvm_region *region, uint64_t index);
 /// Name of a call in the table, or NULL, and how many of its outputs may lie in pool memory.
 const char *cvm_call_name(int number);
 int cvm_call_output_count(int number);
+
+#pragma GCC visibility pop
 
 #endif

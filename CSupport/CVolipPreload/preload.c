@@ -1,0 +1,99 @@
+// Before main: into guest mode, or an end with one sentence. Never silently on the host.
+//
+// Runs on the program's first thread, when the C library and the libraries below this one are
+// initialised and the program's own code has not run yet.
+#define _GNU_SOURCE
+#include "CVolimem.h"
+#include "CVolipPreload.h"
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+extern char **environ;
+
+// Words for the linker, where swift build collects them: it names the Swift runtime for every
+// library, and this one goes into foreign programs without it.
+__asm__(".pushsection .swift1_autolink_entries, \"e\", @progbits\n"
+        ".asciz \"-Wl,--as-needed\"\n"
+        ".popsection");
+
+static bool is_traced(const char *kind) {
+  const char *kinds = getenv("VOLIP_TRACE");
+  return kinds != NULL && strstr(kinds, kind) != NULL;
+}
+
+static int thread_count(void) {
+  DIR *tasks = opendir("/proc/self/task");
+  if (tasks == NULL)
+    return 1;
+  int count = 0;
+  for (const struct dirent *task; (task = readdir(tasks)) != NULL;)
+    count += task->d_name[0] != '.';
+  closedir(tasks);
+  return count;
+}
+
+static void refuse(const char *sentence, int error_number) {
+  const char *reason = error_number != 0 ? strerror(error_number) : "";
+  dprintf(STDERR_FILENO, "volip: %s cannot run in guest mode: %s%s%s. `volip doctor` says more.\n",
+          program_invocation_short_name, sentence, error_number != 0 ? ": " : "", reason);
+  _exit(CVOLIPPRELOAD_EXIT_UNSUPPORTED);
+}
+
+// Takes this library out of a list of preloaded ones, in place: main's own envp stays valid.
+static void forget_preload(char *list, const char *own) {
+  char *to = list;
+  for (char *from = list; *from != 0;) {
+    size_t length = strcspn(from, ": ");
+    size_t with_separator = length + (from[length] != 0);
+    if (length != strlen(own) || memcmp(from, own, length) != 0) {
+      memmove(to, from, with_separator);
+      to += with_separator;
+    }
+    from += with_separator;
+  }
+  if (to > list && (to[-1] == ':' || to[-1] == ' '))
+    to--;
+  *to = 0;
+}
+
+// Programs that this one executes find nothing of us in their environment.
+static void keep_children_native(void) {
+  char *list = getenv("LD_PRELOAD");
+  Dl_info own;
+  if (list != NULL && dladdr((void *)keep_children_native, &own) != 0) {
+    forget_preload(list, own.dli_fname);
+    if (*list == 0)
+      unsetenv("LD_PRELOAD");
+  }
+  char **to = environ;
+  for (char **from = environ; *from != NULL; from++)
+    if (strncmp(*from, "VOLIP_", 6) != 0)
+      *to++ = *from;
+  *to = NULL;
+}
+
+__attribute__((constructor)) static void enter(void) {
+  // A library of the program has started threads already: all of a process is in the guest or
+  // nothing.
+  if (thread_count() > 1)
+    refuse("it has other threads before its main function", 0);
+  const char *bits = getenv("VOLIP_PHYS_BITS");
+  const struct cvm_options options = {
+      .device = getenv("VOLIP_KVM_DEVICE"),
+      .phys_bits_max = bits != NULL ? atoi(bits) : 0,
+      .trace_calls = is_traced("syscalls"),
+      .trace_faults = is_traced("faults"),
+      .trace_exits = is_traced("exits"),
+  };
+  struct cvm_failure failure;
+  if (!cvm_enter(&options, &failure))
+    refuse(failure.operation, failure.error_number);
+  if (getenv("VOLIP_NATIVE_CHILDREN") != NULL)
+    keep_children_native();
+}

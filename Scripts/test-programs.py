@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+"""Programs that nobody here wrote, natively and under `volip run`: same results, and how long.
+
+Usage: test-programs.py [--volip PATH] [--timeout SECONDS] [--no-cpython] [NAME...]
+
+Prints a line for each program as it is done. Exit status 1 if one differs. A program that is not
+installed is skipped with the reason. CPython's own tests are compared test by test.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PYTHON = "/usr/bin/python3"  # not a version manager's shell script
+CPYTHON_TESTS = (
+    "test_thread test_threading test_signal test_subprocess test_mmap test_os test_io test_socket "
+    "test_selectors test_fork1 test_multiprocessing_fork test_sqlite3"
+).split()
+
+COMPUTE = """
+def collatz(n):
+    count = 0
+    while n != 1:
+        n = n // 2 if n % 2 == 0 else 3 * n + 1
+        count += 1
+    return count
+print(max((collatz(n), n) for n in range(1, 160000)))
+"""
+THREADS = """
+import threading
+total, lock = 0, threading.Lock()
+def work():
+    global total
+    for _ in range(5000):
+        with lock:
+            total += 1
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(total)
+"""
+SUBPROCESS = """
+import subprocess, sys
+print(subprocess.run(["tr", "a-z", "A-Z"], input=b"words", capture_output=True).stdout)
+print(subprocess.run(["sh", "-c", "exit 3"]).returncode)
+print(subprocess.run(["sh", "-c", "kill -9 $$"]).returncode)
+print(subprocess.run([sys.executable, "-c", "print(6 * 7)"], capture_output=True).stdout)
+"""
+SQL = """create table t(id integer primary key, a int, b text);
+with recursive c(x) as (select 1 union all select x + 1 from c where x < 100000)
+insert into t select x, x * 7919 % 10007, 'row ' || x from c;
+create index i on t(a);
+update t set b = b || '!' where a < 500;
+select count(*), sum(a), max(b) from t;
+select a, count(*) from t group by a order by 2 desc, 1 limit 5;
+"""
+C_FILE = """#include <stdio.h>
+int main(void) { for (int i = 0; i < 3; i++) printf("%d\\n", i * i); return 0; }
+"""
+
+
+class Skipped(Exception):
+    pass
+
+
+class Case:
+    """One way of running programs: natively, or with `volip run --` before them."""
+
+    def __init__(self, prefix, directory, timeout):
+        self.prefix = prefix
+        self.directory = directory
+        self.timeout = timeout
+
+    def run(self, command, stdin=""):
+        result = subprocess.run(
+            self.prefix + command, input=stdin, cwd=self.directory, timeout=self.timeout,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
+        return f"{result.stdout}[{result.returncode}]"
+
+    def serve(self, command, port, work):
+        """Runs a server while `work` talks to it; ends it by SIGTERM."""
+        with open(os.path.join(self.directory, "log"), "w") as log:
+            server = subprocess.Popen(
+                self.prefix + command, cwd=self.directory, stdout=log, stderr=log)
+        try:
+            wait_for(port)
+            result = work()
+            server.send_signal(signal.SIGTERM)
+            return f"{result}[{server.wait(20)}]"
+        finally:
+            server.kill()
+            server.wait()
+
+
+def wait_for(port):
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError(f"nobody listens on port {port}")
+
+
+def free_port():
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return it.getsockname()[1]
+
+
+def need(*names):
+    for name in names:
+        if shutil.which(name) is None:
+            raise Skipped(f"{name} is not installed")
+    return [shutil.which(name) for name in names]
+
+
+def python(case, script):
+    need(PYTHON)
+    return case.run([PYTHON, "-c", script])
+
+
+def gcc(case):
+    need("gcc")
+    with open(os.path.join(case.directory, "a.c"), "w") as file:
+        file.write(C_FILE)
+    return case.run(["gcc", "-O2", "-o", "a", "a.c"]) + case.run(["./a"])
+
+
+def git(case):
+    need("git")
+    cloned = case.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), "clone"])
+    listed = case.run(["git", "-C", "clone", "fsck", "--full", "--no-progress"])
+    head = case.run(["git", "-C", "clone", "rev-parse", "HEAD^{tree}"])
+    shutil.rmtree(os.path.join(case.directory, "clone"), ignore_errors=True)
+    return cloned + listed + head
+
+
+def redis(case, pipeline):
+    need("redis-server", "redis-benchmark", "redis-cli")
+    port = free_port()
+    client = ["-h", "127.0.0.1", "-p", str(port)]
+
+    def work():
+        text = case.run(["redis-benchmark", *client, "-q", "-n", "5000", "-c", "20", "-P",
+                         str(pipeline), "-t", "set,get", "-r", "1000"])
+        rates = re.findall(r"(\w+): ([\d.]+) requests per second", text)
+        if [name for name, _ in rates] != ["SET", "GET"]:
+            return text
+        case.rate = [float(rate) for _, rate in rates]
+        return case.run(["redis-cli", *client, "set", "key", "value"]) + case.run(
+            ["redis-cli", *client, "get", "key"])
+
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+    return case.serve(command, port, work)
+
+
+def memcached(case):
+    need("memcached")
+    port = free_port()
+
+    def work():
+        count = 1500
+        stored = found = 0
+        with socket.create_connection(("127.0.0.1", port)) as it, it.makefile("rwb") as file:
+            start = time.monotonic()
+            for i in range(count):
+                file.write(b"set k%d 0 0 5\r\n%05d\r\n" % (i, i))
+                file.flush()
+                stored += file.readline() == b"STORED\r\n"
+                file.write(b"get k%d\r\n" % i)
+                file.flush()
+                lines = [file.readline() for _ in range(3)]
+                found += lines[1] == b"%05d\r\n" % i
+            case.rate = [2 * count / (time.monotonic() - start)]
+        return f"{stored} stored, {found} found "
+
+    return case.serve(["memcached", "-u", "root", "-l", "127.0.0.1", "-p", str(port), "-t", "2"],
+                      port, work)
+
+
+def nginx(case):
+    need("nginx", "ab")
+    port = free_port()
+    paths = "".join(f"{name}_temp_path {case.directory}/{name};" for name in
+                    ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    with open(os.path.join(case.directory, "nginx.conf"), "w") as file:
+        file.write(f"""daemon off; master_process off; error_log stderr; pid {case.directory}/pid;
+            events {{}} http {{ access_log off; {paths}
+            server {{ listen 127.0.0.1:{port}; root {case.directory}; }} }}""")
+    with open(os.path.join(case.directory, "page"), "w") as file:
+        file.write("a page\n" * 500)
+
+    def work():
+        text = case.run(["ab", "-q", "-n", "1000", "-c", "4", f"http://127.0.0.1:{port}/page"])
+        case.rate = [float(rate) for rate in re.findall(r"Requests per second: +([\d.]+)", text)]
+        return " ".join(re.findall(r"(?:Complete|Failed) requests: +\d+|HTML transferred: +\d+",
+                                   text))
+
+    return case.serve(["nginx", "-c", f"{case.directory}/nginx.conf"], port, work)
+
+
+def cpython(case, module):
+    need(PYTHON)
+    if subprocess.run([PYTHON, "-c", f"import test.{module}"], capture_output=True).returncode != 0:
+        raise Skipped(f"test.{module} is not installed (libpython3.11-testsuite)")
+    report = os.path.join(case.directory, "report.xml")
+    if os.path.exists(report):
+        os.remove(report)
+    text = case.run([PYTHON, "-m", "test", "--junit-xml", report, module])
+    if not os.path.exists(report):
+        return text[-2000:]
+    results = {}
+    for test in xml.etree.ElementTree.parse(report).iter("testcase"):
+        kinds = [child.tag for child in test if child.tag in ("failure", "error", "skipped")]
+        results[test.get("name")] = kinds[0] if kinds else test.get("result", "ok")
+    case.log = text
+    case.count = len(results)
+    return results
+
+
+PROGRAMS = {
+    "sh": lambda case: case.run(
+        ["sh", "-c", "for i in 1 2 3; do echo $i; done | sed s/2/two/ | sort -r; exit 3"]),
+    "signal": lambda case: case.run(["sh", "-c", "trap 'echo caught' TERM; kill $$; kill -9 $$"]),
+    "perl": lambda case: case.run(
+        [*need("perl"), "-e", "my %h; $h{$_ % 97} += $_ for 1..300000; print join(',', "
+         "map {\"$_=$h{$_}\"} (sort {$a <=> $b} keys %h)[0..4]), qq(\\n)"]),
+    "python-compute": lambda case: python(case, COMPUTE),
+    "python-threads": lambda case: python(case, THREADS),
+    "python-subprocess": lambda case: python(case, SUBPROCESS),
+    "gcc": gcc,
+    "sqlite3": lambda case: case.run([*need("sqlite3"), ":memory:"], SQL),
+    "sqlite3-file": lambda case: [
+        case.run([*need("sqlite3"), "base"], SQL), os.remove(f"{case.directory}/base")][0],
+    "git-clone": git,
+    "redis": lambda case: redis(case, 1),
+    "redis-pipelined": lambda case: redis(case, 16),
+    "memcached": memcached,
+    "nginx": nginx,
+}
+
+
+def difference(native, guest):
+    if isinstance(native, dict) and isinstance(guest, dict):
+        names = sorted(set(native) | set(guest))
+        return [f"{name}: native {native.get(name)}, guest {guest.get(name)}"
+                for name in names if native.get(name) != guest.get(name)]
+    if native == guest:
+        return []
+    return ["native: " + str(native)[-1500:], "guest:  " + str(guest)[-1500:]]
+
+
+def measure(prefix, function, timeout):
+    with tempfile.TemporaryDirectory() as directory:
+        case = Case(prefix, directory, timeout)
+        case.rate, case.log, case.count = [], "", None
+        start = time.monotonic()
+        try:
+            result = function(case)
+        except subprocess.TimeoutExpired as error:
+            result = f"not done after {error.timeout} s"
+        except RuntimeError as error:
+            result = f"{error}; {open(os.path.join(directory, 'log')).read()}"
+        return result, time.monotonic() - start, case
+
+
+def compare(name, function, prefix, timeout):
+    try:
+        native, native_time, native_case = measure([], function, timeout)
+        guest, guest_time, guest_case = measure(prefix, function, timeout)
+    except Skipped as reason:
+        print(f"| {name} | | | | skipped: {reason} |", flush=True)
+        return True
+    differences = difference(native, guest)
+    verdict = "same" if not differences else "DIFFERENT"
+    if native_case.count is not None:
+        verdict += f", {native_case.count} tests"
+    if native_case.rate and guest_case.rate:
+        figures = ["/".join(f"{rate:.0f}" for rate in case.rate) + " per s"
+                   for case in (native_case, guest_case)]
+        ratio = sum(guest_case.rate) / sum(native_case.rate)
+    else:
+        figures = [f"{native_time:.2f} s", f"{guest_time:.2f} s"]
+        ratio = native_time / guest_time
+    print(f"| {name} | {figures[0]} | {figures[1]} | {ratio:.2f}x | {verdict} |", flush=True)
+    for line in differences:
+        print(f"    {line}", file=sys.stderr, flush=True)
+    if differences and guest_case.log and os.environ.get("VOLIP_TEST_LOG"):
+        pathlib.Path(os.environ["VOLIP_TEST_LOG"], f"{name}.log").write_text(guest_case.log)
+    return not differences
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--volip", default=str(ROOT / ".build/release/volip"))
+    parser.add_argument("--timeout", type=float, default=600)
+    parser.add_argument("--no-cpython", action="store_true")
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_args()
+    programs = dict(PROGRAMS)
+    for module in CPYTHON_TESTS:
+        programs["cpython " + module] = lambda case, module=module: cpython(case, module)
+    print("| program | native | guest | guest speed | result |\n| --- | --- | --- | --- | --- |")
+    is_same = True
+    for name, function in programs.items():
+        if options.names and name.removeprefix("cpython ") not in options.names:
+            continue
+        if options.no_cpython and name.startswith("cpython"):
+            continue
+        prefix = [os.path.abspath(options.volip), "run", "--"]
+        is_same &= compare(name, function, prefix, options.timeout)
+    sys.exit(0 if is_same else 1)
+
+
+main()

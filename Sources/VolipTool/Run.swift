@@ -1,0 +1,81 @@
+// volip run: a program in guest mode, from its first instruction of main to its end.
+//
+// The program takes this process's place, so that its exit status, signals, streams, terminal and
+// process number are what they would be without us; libvolip takes it into the guest.
+
+import ArgumentParser
+import Glibc
+import VolipMem
+
+struct Run: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Runs an unmodified program in guest mode.",
+    discussion: """
+      Programs that it executes are taken along. Static, setuid, setgid and 32-bit programs, and \
+      those of another C library than glibc, are refused before anything starts.
+      """)
+
+  @Flag(help: "Programs that the program executes stay on the host.")
+  var nativeChildren = false
+
+  @Option(help: "A line on standard error for each of these: syscalls, faults, exits.")
+  var trace: String?
+
+  @Argument(parsing: .postTerminator, help: "The program and its arguments, after --.")
+  var command: [String] = []
+
+  func validate() throws {
+    guard !command.isEmpty else { throw ValidationError("Missing: -- and a program.") }
+    for kind in (trace ?? "").split(separator: ",")
+    where !["syscalls", "faults", "exits"].contains(kind) {
+      throw ValidationError("'\(kind)' cannot be traced: syscalls, faults and exits can.")
+    }
+  }
+
+  func run() throws {
+    do {
+      let path = try ProgramFile.find(command[0])
+      try ProgramFile(path: path).check()
+      try VirtualMachine.checkDevice()
+      try setUpEnvironment(library: Library.path())
+      let errorNumber = execute(path, command)
+      throw Refusal("\(path) cannot be executed: \(errorText(errorNumber)).")
+    } catch let error as MachineError {
+      throw Refusal(error.description, status: ExitStatus.hostUnsupported).reported()
+    } catch let refusal as Refusal {
+      throw refusal.reported()
+    }
+  }
+
+  private func setUpEnvironment(library: String) throws {
+    let others = environment("LD_PRELOAD") ?? ""
+    setenv("LD_PRELOAD", others.isEmpty ? library : "\(library):\(others)", 1)
+    if nativeChildren {
+      setenv("VOLIP_NATIVE_CHILDREN", "1", 1)
+    } else {
+      unsetenv("VOLIP_NATIVE_CHILDREN")
+    }
+    if let trace { setenv(VirtualMachine.traceSwitch, trace, 1) }
+  }
+}
+
+/// The library that is preloaded.
+enum Library {
+  /// As installed, and as `swift build` leaves it beside the command.
+  static let names = ["libvolip.so", "libVolipPreload.so"]
+
+  static func path() throws -> String {
+    let own = ownPath()
+    let directory = own[..<(own.lastIndex(of: "/") ?? own.startIndex)]
+    for place in [directory + "/", directory + "/../lib/"] {
+      for name in names where access(place + name, R_OK) == 0 {
+        let path = place + name
+        guard !path.contains(where: { $0 == ":" || $0 == " " }) else {
+          throw Refusal("\(path): the loader takes no library with a colon or space in its path.")
+        }
+        return String(path)
+      }
+    }
+    throw Refusal("\(names[0]) is neither beside \(own) nor in ../lib.")
+  }
+}

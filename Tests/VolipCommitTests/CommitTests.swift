@@ -215,7 +215,7 @@ import Testing
   }
 
   /// Threads that commit, abort, or end half way, nested or not: two cells stay equal.
-  @Test(arguments: TrackerKind.allCases)
+  @Test(arguments: TrackerKind.hostKinds)
   func threadsThatEndAnywhereLeaveWholeSections(_ kind: TrackerKind) throws {
     var generator = SeededGenerator.forTest("threads \(kind.rawValue)")
     let pool: EnginePool

@@ -110,9 +110,8 @@ static void forget_handler(int number) {
 
 // The guest goes on in the program's handler. The frame is the kernel's, from the return address
 // below `context` on.
-static void enter_handler(struct vcpu *vcpu, int number, siginfo_t *information,
-                          ucontext_t *context) {
-  struct kernel_action action = program_actions[number];
+static void enter_handler(struct vcpu *vcpu, struct kernel_action action, int number,
+                          siginfo_t *information, ucontext_t *context) {
   if (vcpu->delivering)  // not the delivery's mask but the program's is to come back
     memcpy(&context->uc_sigmask, &vcpu->pending_mask, sizeof vcpu->pending_mask);
   vcpu->delivering = false;
@@ -157,12 +156,16 @@ static void on_signal(int number, siginfo_t *information, void *pointer) {
     extended_state_from_context(vcpu, (const char *)context->uc_mcontext.fpregs);
     uint64_t mask;
     memcpy(&mask, &context->uc_sigmask, sizeof mask);
-    visit_end(vcpu, &registers, mask);
+    // A delivery in vain: by now the program ignores the signal.
+    visit_end(vcpu, &registers, vcpu->delivering ? vcpu->pending_mask : mask);
   }
   bool is_synchronous = is_fault(number) && information->si_code > 0;
-  if (has_handler(&program_actions[number]) && is_visit)
-    enter_handler(vcpu, number, information, context);
-  if (has_handler(&program_actions[number]) && vcpu != NULL && !is_synchronous) {
+  struct kernel_action action = program_actions[number];  // once: other threads change it
+  if (has_handler(&action) && is_visit)
+    enter_handler(vcpu, action, number, information, context);
+  if (action.handler == SIG_IGN && !is_synchronous)
+    return;  // it was on its way when the program changed its mind
+  if (has_handler(&action) && vcpu != NULL && !is_synchronous) {
     keep(vcpu, number, information, context);
     return;
   }
@@ -213,7 +216,8 @@ void signals_deliver(struct vcpu *vcpu, struct kvm_regs *registers) {
           &vcpu->pending_information) != 0)
     machine_stop("volip: a signal was lost: ", (uint64_t)number);
   vcpu->delivering = true;
-  visit_host(vcpu, registers, ~BIT(number));
+  // If the program has come to ignore it, the visit ends as others do, by SIGTRAP.
+  visit_host(vcpu, registers, ~(BIT(number) | BIT(SIGTRAP)));
   vcpu->delivering = false;
 }
 

@@ -250,6 +250,11 @@ static long make(struct vcpu *vcpu, const struct kvm_regs *registers, const uint
     return -ENOSYS;
   switch (number) {
   case SYS_close:
+  case SYS_dup:
+  case SYS_fcntl:
+  case SYS_fstat:
+  case SYS_newfstatat:
+  case SYS_ioctl:
     if (machine_owns((uint32_t)arguments[0]))
       return -EBADF;
     break;

@@ -145,7 +145,7 @@ int64_t machine_map(uint64_t address, uint64_t byte_count);
 int machine_alias(uint64_t address, uint64_t target);
 /// Moves a new descriptor of this library's to where programs have none; errors stay as they are.
 int machine_own(int descriptor);
-/// Whether a descriptor is this library's: the program can neither close nor replace it.
+/// Whether a descriptor is this library's: for the program it is not open, and stays ours.
 bool machine_owns(uint32_t descriptor);
 /// Whether the chunk of an address has a guest-physical one.
 bool machine_has(uint64_t address);

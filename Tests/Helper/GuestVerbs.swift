@@ -9,6 +9,7 @@ let guestVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "guest-exits": guestExits,
   "guest-facts": guestFacts,
   "guest-fault": guestFault,
+  "guest-ignored-signals": guestIgnoredSignals,
   "guest-refused": guestRefused,
   "guest-rounds": guestRounds,
   "guest-short-sections": guestShortSections,

@@ -1,4 +1,5 @@
-import Glibc
+import Foundation
+import Synchronization
 import VolipMem
 
 /// The program's own SIGSEGV handler: says which address, and ends the process.
@@ -45,4 +46,23 @@ func strayStore(_ arguments: [String]) throws {
   fflush(nil)
   number.pointee = 2
   print("not reached")
+}
+
+/// Whether the sender below has sent its last signal.
+private let isSent = Atomic(false)
+
+/// guest-ignored-signals: changes between a handler and SIG_IGN while signals arrive.
+func guestIgnoredSignals(_ arguments: [String]) throws {
+  signal(SIGUSR1, SIG_IGN)
+  let main = pthread_self()
+  let sender = Thread {
+    for _ in 0..<2000 { pthread_kill(main, SIGUSR1) }
+    isSent.store(true, ordering: .sequentiallyConsistent)
+  }
+  sender.start()
+  while !isSent.load(ordering: .sequentiallyConsistent) {
+    signal(SIGUSR1) { _ in }
+    signal(SIGUSR1, SIG_IGN)
+  }
+  print("ignored")
 }

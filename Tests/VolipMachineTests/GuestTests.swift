@@ -109,6 +109,14 @@ import Testing
         """, "\(outcome.errors)")
   }
 
+  /// Signals that were on their way when the program changed its mind ended it: those that find
+  /// SIG_IGN on arrival, and those that the kernel drops when they are sent again.
+  @Test func aSignalThatIsIgnoredByTheTimeItArrivesIsIgnored() async throws {
+    let outcome = try await Guest.run("guest-ignored-signals")
+    #expect(outcome.output == "ignored\n", "\(outcome)")
+    #expect(outcome.status == .exited(0))
+  }
+
   // MARK: Traces
 
   private func traceLines(_ kinds: String, _ verb: [String]) async throws -> [Substring] {

@@ -70,10 +70,7 @@ static void mark_page(struct cvm_region *region, uint64_t page) {
   uint64_t *entry = &region->entries[page];
   uint64_t bits = __atomic_load_n(entry, __ATOMIC_SEQ_CST);
   if (bits & CVM_GRANTABLE) {
-    uint64_t before = __atomic_fetch_or(entry, CVM_LISTED, __ATOMIC_SEQ_CST);
-    if (!(before & CVM_LISTED))
-      cvm_region_append(region, (uint32_t)page);
-    cvm_entry_or(entry, CVM_WRITABLE | CVM_DIRTY);
+    cvm_region_grant(region, (uint32_t)page);
   } else if (bits & CVM_WRITABLE) {
     cvm_entry_or(entry, CVM_DIRTY);
   }
@@ -100,7 +97,8 @@ static void mark(uint64_t address, uint64_t bytes) {
 static bool copy(int call, const void *here, uint64_t there, size_t bytes) {
   struct iovec local = {(void *)here, bytes};
   struct iovec remote = {(void *)there, bytes};
-  return RAW(call, RAW(SYS_getpid), &local, 1, &remote, 1, 0) == (long)bytes;
+  // By the thread's number: the process's has no memory any more when its first thread has ended.
+  return RAW(call, RAW(SYS_gettid), &local, 1, &remote, 1, 0) == (long)bytes;
 }
 
 bool copy_in(void *to, uint64_t from, size_t bytes) {
@@ -243,6 +241,23 @@ static long close_range_of_program(const uint64_t *arguments) {
   }
 }
 
+static long make_once(struct vcpu *vcpu, long number, const uint64_t *arguments) {
+  vcpu->kicked = 0;
+  return number == SYS_rt_sigtimedwait
+             ? signals_wait(vcpu, arguments)
+             : cvm_interruptible_call(arguments, number, &vcpu->pending);
+}
+
+// A kick that was sent while the thread was in the guest may come when it waits in a call: the call
+// is made again, which a signal with SA_RESTART does not do for calls with a timeout.
+static long make_whole(struct vcpu *vcpu, long number, const uint64_t *arguments) {
+  long result;
+  do
+    result = make_once(vcpu, number, arguments);
+  while (result == -EINTR && vcpu->kicked && vcpu->pending == 0);
+  return result;
+}
+
 // A call in the thread that runs it; signals and their handlers are the guest's business.
 static long make(struct vcpu *vcpu, const struct kvm_regs *registers, const uint64_t *arguments) {
   long number = (long)registers->rax;
@@ -272,7 +287,7 @@ static long make(struct vcpu *vcpu, const struct kvm_regs *registers, const uint
   case SYS_sigaltstack:
     return signals_alternate_stack(vcpu, registers->rsp, arguments);
   }
-  return cvm_interruptible_call(arguments, number, &vcpu->pending);
+  return make_whole(vcpu, number, arguments);
 }
 
 static void trace_call(long number, const uint64_t *arguments, long result) {

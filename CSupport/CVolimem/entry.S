@@ -63,7 +63,7 @@ cvm_flush_asked:
         ret
 
 // A page fault: detect-on-write. If the page is in a region and grantable: give write permission
-// and append it to the region's list. Else, the host knows more.
+// and append it to the region's list. Else, the host knows more. In the order of regions.c.
 // Stack after the pushes: 0 rcx, 8 rax, 16 error code.
 // struct cvm_region: 0 first_page, 8 page_count, 16 entries, 24 list, 32 listed, 40 list_mask; 48
 // bytes.
@@ -91,18 +91,18 @@ cvm_page_fault_stub:
         lea (%rdx,%rax,8), %rdx
         testl $0x200, (%rdx)
         jz 4f
-        lock btsl $10, (%rdx)           // CVM_LISTED, once
-        jc 3f
-        push %rdx
-        mov $1, %edx
-        lock xaddq %rdx, 32(%rcx)
-        and 40(%rcx), %rdx
+        lock btsl $10, (%rdx)           // CVM_LISTED: one handler at a time
+        jc 3f                           // the other one grants; till then this faults again
+        push %rbx
+        mov $1, %ebx
+        lock xaddq %rbx, 32(%rcx)       // a place in the list: a take waits for it
+        lock orl $2, (%rdx)
+        and 40(%rcx), %rbx
         mov 24(%rcx), %rcx
         inc %eax
-        mov %eax, (%rcx,%rdx,4)
-        pop %rdx
-3:      lock orl $2, (%rdx)             // after the list has it
-        pop %rdx
+        mov %eax, (%rcx,%rbx,4)
+        pop %rbx
+3:      pop %rdx
         pop %rcx
         pop %rax
         add $8, %rsp
@@ -218,9 +218,19 @@ cvm_raw_child:
         test $0x100, %ebx               // CLONE_VM
         jnz 2f
         sub $8, %rsp
+        mov %r12, %rdi
         call process_forked
-2:      mov %r12, %rdi
-        fxrstor64 144(%rdi)
+        jmp 3f
+2:      mov $14, %eax                   // rt_sigprocmask(SIG_SETMASK, mask)
+        mov $2, %edi
+        lea 144(%r12), %rsi
+        xor %edx, %edx
+        mov $8, %r10d
+        syscall
+3:      mov %r12, %rdi
+        mov $-1, %edx
+        mov $~0x200, %eax               // all but PKRU, which is the kernel's own to hand on
+        xrstor64 192(%rdi)
         mov (%rdi), %rax
         mov 8(%rdi), %rbx
         mov 24(%rdi), %rdx

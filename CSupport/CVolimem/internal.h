@@ -97,6 +97,9 @@ struct vcpu {
   volatile int pending;          // a signal to deliver before the guest runs again, or 0
   bool delivering;               // the visit under way is for that signal
   uint64_t pending_mask;         // the program's mask at its arrival
+  uint64_t hidden_mask;          // what the program blocks and a visit does not
+  uint64_t first_mask;           // the program's when this thread began
+  volatile int kicked;           // a kick came
   siginfo_t pending_information;
   int delivery_timer;            // a timer's number plus 1, or 0
   stack_t alternate_stack;       // the program's; the kernel knows it during visits only
@@ -210,11 +213,14 @@ long signals_set_action(int number, const struct kernel_action *wanted);
 /// Whether the program leaves all faults to us, which end it.
 bool signals_end_faults(void);
 void signals_set_mask(uint64_t mask);
-void signals_block_all(void);
+/// Blocks all signals, the kick too, and returns the mask before.
+uint64_t signals_block_all(void);
 /// For a signal that found the vCPU in a stub at CPL0: it is to leave the guest soon, behind it.
 void signals_deliver_soon(struct vcpu *vcpu);
 long signals_action(const uint64_t *arguments);
 long signals_mask(const uint64_t *arguments);
+/// rt_sigtimedwait, but not for the kick.
+long signals_wait(struct vcpu *vcpu, const uint64_t *arguments);
 long signals_alternate_stack(struct vcpu *vcpu, uint64_t rsp, const uint64_t *arguments);
 /// What cvm_interruptible_call says when a signal came before the call.
 #define CALL_NOT_BEGUN (-512l)
@@ -247,12 +253,15 @@ extern char cvm_page_fault_stub[], cvm_flush_stub[], cvm_probe_stub[], cvm_stubs
 bool cvm_switch(struct vcpu *vcpu, struct kvm_regs *room);
 long cvm_raw_thread(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_t child_tid,
                     uint64_t tls, struct vcpu *vcpu);
-/// What a child process continues with: registers, then x87 and SSE state.
+/// What a child process continues with.
 struct child_state {
   struct kvm_regs registers;
-  char extended[512];
-} __attribute__((aligned(16)));
-_Static_assert(sizeof(struct kvm_regs) == 144, "entry.S knows the offset of `extended`");
+  uint64_t mask;
+  uint64_t padding[5];
+  char extended[sizeof(struct kvm_xsave)];
+} __attribute__((aligned(64)));
+_Static_assert(offsetof(struct child_state, mask) == 144, "entry.S");
+_Static_assert(offsetof(struct child_state, extended) == 192, "entry.S");
 long cvm_raw_child(uint64_t flags, uint64_t parent_tid, uint64_t child_tid, uint64_t tls,
                    const struct child_state *state);
 struct visit;

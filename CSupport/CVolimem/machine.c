@@ -29,6 +29,7 @@
 // Where a window's number equals its chunk's, physical addresses must have a bit more than virtual
 // ones: the chunk of the reserved window goes beyond.
 #define IDENTITY_PHYS_BITS 48
+#define TILE_STATE (3ul << 17)
 
 // Programs get the lowest free descriptors and count on it: ours begin here, or at three quarters
 // of a lower limit.
@@ -229,6 +230,18 @@ static int open_device(struct cvm_failure *failure) {
   return 0;
 }
 
+// Of the components of `xcr0` as XSAVE lays them out, behind x87, SSE and the header.
+static uint32_t xstate_bytes(uint64_t xcr0) {
+  uint32_t end = 512 + 64;
+  for (uint32_t i = 2; i < 63; i++) {
+    uint32_t size, offset, c, d;
+    __cpuid_count(0xd, i, size, offset, c, d);
+    if ((xcr0 >> i & 1) && offset + size > end)
+      end = offset + size;
+  }
+  return end;
+}
+
 // Physical address bits, from the processor as KVM shows it.
 static int read_features(struct cvm_failure *failure) {
   struct machine *m = &cvm_machine;
@@ -252,10 +265,9 @@ static int read_features(struct cvm_failure *failure) {
   m->identity = m->phys_bits >= IDENTITY_PHYS_BITS;
   uint32_t low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  m->xcr0 = low | (uint64_t)high << 32;
-  uint32_t a, b, c, d;
-  __cpuid_count(0xd, 0, a, b, c, d);
-  m->xstate_bytes = b;
+  // Tiles have their bits set before a process has leave to use them; a guest may not then.
+  m->xcr0 = (low | (uint64_t)high << 32) & ~TILE_STATE;
+  m->xstate_bytes = xstate_bytes(m->xcr0);
   return 0;
 }
 

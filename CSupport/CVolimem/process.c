@@ -74,8 +74,10 @@ static struct kvm_regs child_registers(const struct kvm_regs *parent, uint64_t s
   return registers;
 }
 
+// All signals are blocked: one that came before `cvm_this_vcpu` is set would find a thread that is
+// not in the guest.
 static long clone_thread(struct vcpu *parent, const struct kvm_regs *registers,
-                         const struct clone_request *request) {
+                         const struct clone_request *request, uint64_t mask) {
   int error;
   struct vcpu *vcpu = vcpu_take(&error);
   if (vcpu == NULL)
@@ -88,6 +90,7 @@ static long clone_thread(struct vcpu *parent, const struct kvm_regs *registers,
     result = -vcpu_start(vcpu, &child, fs_base, s.gs.base);
   if (result == 0)
     result = -vcpu_copy_extended_state(vcpu, parent);
+  vcpu->first_mask = mask;
   if (result == 0)
     result = cvm_raw_thread(request->flags, (uint64_t)vcpu->host_stack + HOST_STACK_BYTES,
                             request->parent_tid, request->child_tid, request->tls, vcpu);
@@ -99,12 +102,13 @@ static long clone_thread(struct vcpu *parent, const struct kvm_regs *registers,
 void process_thread_begins(struct vcpu *vcpu) {
   cvm_this_vcpu = vcpu;
   atomic_store(&vcpu->tid, (int)RAW(SYS_gettid));
+  signals_set_mask(vcpu->first_mask);
   run_forever(vcpu);
 }
 
 static long clone_child(struct vcpu *parent, const struct kvm_regs *registers,
-                        const struct clone_request *request) {
-  struct child_state state;
+                        const struct clone_request *request, uint64_t mask) {
+  struct child_state state = {.mask = mask};
   struct kvm_xsave extended;
   long result = vcpu_ioctl(parent, KVM_GET_XSAVE, &extended);
   if (result != 0)
@@ -116,11 +120,13 @@ static long clone_child(struct vcpu *parent, const struct kvm_regs *registers,
 }
 
 /// In a child that has its own memory: it is not in the guest.
-__attribute__((used, visibility("hidden"))) void process_forked(void) {
+__attribute__((used, visibility("hidden"))) void process_forked(
+    const struct child_state *state) {
   stack_t alternate_stack = cvm_this_vcpu->alternate_stack;
   cvm_this_vcpu = NULL;
   signals_give_back();
   RAW(SYS_sigaltstack, &alternate_stack, 0);
+  signals_set_mask(state->mask);
 }
 
 long process_clone(struct vcpu *vcpu, struct kvm_regs *registers, long number) {
@@ -128,9 +134,16 @@ long process_clone(struct vcpu *vcpu, struct kvm_regs *registers, long number) {
   long result = read_request(registers, number, &request);
   if (result != 0)
     return result;
-  if (request.flags & CLONE_THREAD)
-    return clone_thread(vcpu, registers, &request);
-  return clone_child(vcpu, registers, &request);
+  uint64_t mask = signals_block_all();
+  // With one pending the mask is not the program's, and what begins would inherit it.
+  if (vcpu->pending != 0)
+    result = CALL_NOT_BEGUN;
+  else if (request.flags & CLONE_THREAD)
+    result = clone_thread(vcpu, registers, &request, mask);
+  else
+    result = clone_child(vcpu, registers, &request, mask);
+  signals_set_mask(mask);
+  return result;
 }
 
 void process_exit_thread(struct vcpu *vcpu, long status) {
@@ -154,6 +167,8 @@ long process_arch_prctl(struct vcpu *vcpu, const struct kvm_regs *registers) {
       return result;
     cvm_this_vcpu = vcpu;
   }
+  if (code == SET_GS)  // for visits and children
+    RAW(SYS_arch_prctl, SET_GS, registers->rsi);
   long result = vcpu_ioctl(vcpu, KVM_GET_SREGS, &s);
   if (result != 0)
     return result;

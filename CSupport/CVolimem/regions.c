@@ -3,6 +3,16 @@
 // Slots are taken and freed under `region_lock`, by the program's threads, inside the guest or not;
 // a slot's list is appended to by any vCPU's fault handler and emptied by the thread that has the
 // pool's gate.
+//
+// A page is granted in this order, by fault handlers and by marks, with a take or an arm of another
+// thread between any two steps:
+//
+//     LISTED set, by one alone      the others wait for its next steps
+//     a place in the list           from here a take waits for the place to be filled
+//     write permission              so whoever wrote by it finds the page in the next take
+//     the place is filled
+//
+// An arm in between takes LISTED away, and the page may get a second place: takes allow for that.
 #include "internal.h"
 
 struct cvm_region cvm_regions[REGION_COUNT];
@@ -36,8 +46,18 @@ void cvm_region_destroy(struct cvm_region *region) {
   __atomic_store_n(&region->page_count, 0, __ATOMIC_RELEASE);
 }
 
-void cvm_region_append(struct cvm_region *region, uint32_t page) {
+void cvm_region_grant(struct cvm_region *region, uint32_t page) {
+  uint64_t *entry = &region->entries[page];
+  for (;;) {
+    uint64_t before = __atomic_fetch_or(entry, CVM_LISTED, __ATOMIC_SEQ_CST);
+    if (!(before & CVM_LISTED))
+      break;
+    if (before & CVM_WRITABLE)
+      return cvm_entry_or(entry, CVM_DIRTY);
+    RAW(SYS_sched_yield);  // somebody is between two steps
+  }
   uint64_t index = __atomic_fetch_add(&region->listed, 1, __ATOMIC_SEQ_CST);
+  cvm_entry_or(entry, CVM_WRITABLE | CVM_DIRTY);
   __atomic_store_n(&region->list[index & region->list_mask], page + 1, __ATOMIC_RELEASE);
 }
 

@@ -108,12 +108,21 @@ static void forget_handler(int number) {
   signals_set_action(number, &standard);
 }
 
+static void context_block(ucontext_t *context, uint64_t more) {
+  uint64_t mask;
+  memcpy(&mask, &context->uc_sigmask, sizeof mask);
+  mask |= more;
+  memcpy(&context->uc_sigmask, &mask, sizeof mask);
+}
+
 // The guest goes on in the program's handler. The frame is the kernel's, from the return address
 // below `context` on.
 static void enter_handler(struct vcpu *vcpu, struct kernel_action action, int number,
                           siginfo_t *information, ucontext_t *context) {
   if (vcpu->delivering)  // not the delivery's mask but the program's is to come back
     memcpy(&context->uc_sigmask, &vcpu->pending_mask, sizeof vcpu->pending_mask);
+  else
+    context_block(context, vcpu->hidden_mask);
   vcpu->delivering = false;
   context->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
   struct kvm_regs registers;
@@ -146,6 +155,17 @@ static void keep(struct vcpu *vcpu, int number, const siginfo_t *information,
     *rip = (greg_t)cvm_call_interrupted;
 }
 
+// A child that shares this memory (vfork) has the vCPU of its parent in view and runs on the host,
+// handlers as well.
+static bool handle_in_child(const struct vcpu *vcpu, int number, siginfo_t *information,
+                            ucontext_t *context) {
+  struct kernel_action action = program_actions[number];
+  if (RAW(SYS_gettid) == atomic_load(&vcpu->tid) || !has_handler(&action))
+    return false;
+  ((void (*)(int, siginfo_t *, void *))action.handler)(number, information, context);
+  return true;
+}
+
 static void on_signal(int number, siginfo_t *information, void *pointer) {
   ucontext_t *context = pointer;
   struct vcpu *vcpu = cvm_this_vcpu;
@@ -153,6 +173,7 @@ static void on_signal(int number, siginfo_t *information, void *pointer) {
   if (is_visit && number == SIGTRAP && information->si_code == TRAP_TRACE) {
     struct kvm_regs registers;
     registers_from_context(&registers, context);
+    context_block(context, vcpu->hidden_mask);
     extended_state_from_context(vcpu, (const char *)context->uc_mcontext.fpregs);
     uint64_t mask;
     memcpy(&mask, &context->uc_sigmask, sizeof mask);
@@ -160,8 +181,12 @@ static void on_signal(int number, siginfo_t *information, void *pointer) {
     visit_end(vcpu, &registers, vcpu->delivering ? vcpu->pending_mask : mask);
   }
   bool is_synchronous = is_fault(number) && information->si_code > 0;
+  if (vcpu != NULL && handle_in_child(vcpu, number, information, context))
+    return;
   struct kernel_action action = program_actions[number];  // once: other threads change it
-  if (has_handler(&action) && is_visit)
+  // As by the kernel, a fault that is blocked has no handler.
+  bool is_blocked = is_visit && is_synchronous && (vcpu->hidden_mask & BIT(number)) != 0;
+  if (has_handler(&action) && is_visit && !is_blocked)
     enter_handler(vcpu, action, number, information, context);
   if (action.handler == SIG_IGN && !is_synchronous)
     return;  // it was on its way when the program changed its mind
@@ -239,9 +264,11 @@ void signals_return(struct vcpu *vcpu, struct kvm_regs *registers) {
 
 // What the program asks for
 
-void signals_block_all(void) {
+uint64_t signals_block_all(void) {
   const uint64_t all = ~0ul;
-  RAW(SYS_rt_sigprocmask, SIG_SETMASK, &all, 0, sizeof all);
+  uint64_t before = 0;
+  RAW(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof all);
+  return before;
 }
 
 void signals_set_mask(uint64_t mask) {
@@ -303,6 +330,15 @@ long signals_mask(const uint64_t *arguments) {
   return result;
 }
 
+long signals_wait(struct vcpu *vcpu, const uint64_t *arguments) {
+  uint64_t wanted;
+  if (arguments[3] != sizeof wanted || !copy_in(&wanted, arguments[0], sizeof wanted))
+    return cvm_interruptible_call(arguments, SYS_rt_sigtimedwait, &vcpu->pending);
+  wanted &= ~BIT(KICK_SIGNAL);
+  const uint64_t ours[6] = {(uint64_t)&wanted, arguments[1], arguments[2], arguments[3]};
+  return cvm_interruptible_call(ours, SYS_rt_sigtimedwait, &vcpu->pending);
+}
+
 long signals_alternate_stack(struct vcpu *vcpu, uint64_t rsp, const uint64_t *arguments) {
   stack_t before = vcpu->alternate_stack;
   bool is_on_it = !(before.ss_flags & SS_DISABLE) && rsp > (uint64_t)before.ss_sp &&
@@ -353,8 +389,10 @@ bool signals_begin_again(const struct vcpu *vcpu, long number, long result) {
 
 static void on_kick(int number) {
   (void)number;
-  if (cvm_this_vcpu != NULL)
-    cvm_this_vcpu->run->immediate_exit = 1;
+  if (cvm_this_vcpu == NULL)
+    return;
+  cvm_this_vcpu->kicked = 1;
+  cvm_this_vcpu->run->immediate_exit = 1;
 }
 
 /// Takes over from the kernel what the program has asked for so far.

@@ -125,9 +125,10 @@ static void extended_state_to_context(struct vcpu *vcpu, struct visit_frame *fra
 // it is set and the visit is not under way: all are blocked until rt_sigreturn, and from the
 // handler that ends the visit until the end of this function.
 void visit_host(struct vcpu *vcpu, struct kvm_regs *registers, uint64_t mask) {
-  signals_block_all();
-  if (vcpu->pending != 0)
-    return;  // one came just now: its handler goes first, then the instruction is tried again
+  uint64_t before = signals_block_all();
+  if (vcpu->pending != 0)  // one came just now: its handler first, then the instruction again
+    return signals_set_mask(before);
+  vcpu->hidden_mask = vcpu->delivering ? 0 : before & ~mask;
   struct visit_frame frame;
   memset(&frame.context, 0, sizeof frame.context);
   extended_state_to_context(vcpu, &frame);

@@ -147,9 +147,10 @@ public final class GuestRegion {
     cvm_entry_or(entries + page, flags.rawValue)
   }
 
-  @inline(__always)
-  public func remove(_ flags: PageTableEntry.Flags, from page: Int) {
-    cvm_entry_and(entries + page, ~flags.rawValue)
+  /// Returns the entry as it was before.
+  @inline(__always) @discardableResult
+  public func remove(_ flags: PageTableEntry.Flags, from page: Int) -> PageTableEntry {
+    PageTableEntry(bits: cvm_entry_and(entries + page, ~flags.rawValue))
   }
 
   /// Makes it true for every processor that rights were taken away. No exit if no other thread is
@@ -162,7 +163,7 @@ public final class GuestRegion {
 
   // MARK: The list of granted pages
 
-  /// Pages that fault handlers have listed since the last `takeListed`.
+  /// Pages that fault handlers have listed since the last `takeListed`; some perhaps twice.
   public var listedCount: Int { Int(cvm_region_listed(region) - consumed) }
 
   public func takeListed(_ body: (Int) -> Void) {
@@ -208,7 +209,8 @@ private struct TableReservation {
   init(blockCount: Int, pageCount: Int) throws(PoolError) {
     self.blockCount = blockCount
     var capacity = 1
-    while capacity < pageCount { capacity *= 2 }
+    // A page that is armed while it is being granted stands in the list twice.
+    while capacity < 2 * pageCount { capacity *= 2 }
     listCapacity = capacity
     // SAFETY: the mappings are fresh, zero, and large enough for what they are bound to.
     entries = try Self.reserve(blockCount * 4096).bindMemory(

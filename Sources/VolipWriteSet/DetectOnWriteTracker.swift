@@ -34,7 +34,11 @@ final class DetectOnWriteTracker: GuestTracker {
       region.takeListed { retained.append(UInt32($0)) }
       retained.sort()
     }
-    for page in retained { writeSet.append(page: Int(page)) }
+    var last: UInt32?
+    for page in retained where page != last {
+      writeSet.append(page: Int(page))
+      last = page
+    }
   }
 
   func takeWrittenAndArm(into writeSet: WriteSet) {
@@ -60,14 +64,20 @@ final class DetectOnWriteTracker: GuestTracker {
   func adopt(watched limit: Int, retained: WriteSet) {
     watched = limit
     self.retained.removeAll(keepingCapacity: true)
-    for page in 0..<limit {
-      region.remove([.writable, .dirty, .listed], from: page)
-      region.add(.grantable, to: page)
-    }
     for index in 0..<retained.pageCount where retained.isRetained(index) {
-      self.retained.append(UInt32(retained.page(index)))
-      // Dirty too: without it the next write is a fault once more.
-      region.add([.listed, .writable, .dirty], to: retained.page(index))
+      region.add(.dirty, to: retained.page(index))
+    }
+    region.takeListed { region.add(.dirty, to: $0) }
+    for page in 0..<limit {
+      // First: from here on a write without permission is listed.
+      region.add(.grantable, to: page)
+      let before = region.remove([.writable, .dirty, .listed], from: page)
+      // Retained, or written since the last take; only clean entries lose anything, so that no
+      // processor writes by a translation of its own. Dirty again: without it the next write is a
+      // fault once more.
+      guard before.contains(.dirty) || before.contains(.listed) else { continue }
+      region.add([.listed, .writable, .dirty], to: page)
+      self.retained.append(UInt32(page))
     }
     region.flush()
   }

@@ -73,9 +73,13 @@ final class DirtyBitsTracker: GuestTracker {
   func adopt(watched limit: Int, retained: WriteSet) {
     watched = limit
     for page in 0..<limit {
-      region.remove([.dirty, .grantable, .listed], from: page)
+      // First: a page that can neither be written nor granted would be written behind our back.
       region.add(.writable, to: page)
+      let before = region.remove([.grantable, .listed], from: page)
+      // Written since the last take.
+      if before.contains(.listed) { region.add(.dirty, to: page) }
     }
+    region.takeListed { region.add(.dirty, to: $0) }
     for index in 0..<retained.pageCount where retained.isRetained(index) {
       region.add(.dirty, to: retained.page(index))
     }

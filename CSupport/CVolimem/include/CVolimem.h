@@ -107,8 +107,8 @@ uint64_t *cvm_table_at(uint64_t guest_physical);
 static inline void cvm_entry_or(uint64_t *entry, uint64_t bits) {
   __atomic_fetch_or(entry, bits, __ATOMIC_SEQ_CST);
 }
-static inline void cvm_entry_and(uint64_t *entry, uint64_t bits) {
-  __atomic_fetch_and(entry, bits, __ATOMIC_SEQ_CST);
+static inline uint64_t cvm_entry_and(uint64_t *entry, uint64_t bits) {
+  return __atomic_fetch_and(entry, bits, __ATOMIC_SEQ_CST);
 }
 
 // Flushes. Taking rights away from an entry becomes true for a vCPU when that vCPU has flushed.
@@ -146,7 +146,7 @@ struct cvm_region {
   uint64_t *entries;    // one table entry a page, contiguous
   uint32_t *list;       // ring of granted pages, each plus 1; 0: not written yet
   uint64_t listed;      // pages ever appended; the handler adds to it
-  uint64_t list_mask;   // ring size - 1; a power of two that is at least the number of pages
+  uint64_t list_mask;   // ring size - 1; a power of two, twice the number of pages or more
 };
 
 /// A region for `page_count` pages from `address`, or NULL if there are too many. `entries` and
@@ -155,8 +155,9 @@ struct cvm_region *cvm_region_create(uint64_t address, uint64_t page_count, uint
                                      uint32_t *list, uint64_t list_capacity);
 void cvm_region_destroy(struct cvm_region *region);
 
-/// Appends a page to the list, as the fault handler does.
-void cvm_region_append(struct cvm_region *region, uint32_t page);
+/// Gives write permission and appends the page to the list, as the fault handler does. A page may
+/// stand in the list twice.
+void cvm_region_grant(struct cvm_region *region, uint32_t page);
 static inline uint64_t cvm_region_listed(const struct cvm_region *region) {
   return __atomic_load_n(&region->listed, __ATOMIC_ACQUIRE);
 }

@@ -239,7 +239,7 @@ void machine_stop(const char *what, uint64_t value) __attribute__((noreturn));
 // entry.S
 extern char cvm_exception_stubs[], cvm_exception_halted[];
 extern char cvm_call_stub[], cvm_call_halted[];
-/// In the guest: asks cvm_flush_stub to flush, until it has; cvm_flush_asked is behind the question.
+/// In the guest: asks cvm_flush_stub to flush, until it has; cvm_flush_asked is behind the asking.
 void cvm_flush_translations(void);
 extern char cvm_flush_asked[];
 extern char cvm_page_fault_stub[], cvm_flush_stub[], cvm_probe_stub[], cvm_stubs_end[];

@@ -34,6 +34,7 @@ func guestSignals(_ arguments: [String]) throws {
   case "mask-over-stack-growth": maskOverStackGrowth()
   case "fault-in-its-handler": faultInItsHandler()
   case "wait-for-all": waitForAll()
+  case "kick-in-a-wait": kickInAWait()
   case "segment-base-in-child": segmentBaseInChild()
   default: print("unknown")
   }
@@ -144,4 +145,18 @@ private func segmentBaseInChild() {
     _exit(pointer(out).load(as: Int.self) == base ? 0 : 1)
   }
   print("wrong \(wait(child))")
+}
+
+/// A kick that comes late finds its thread in a call that no SA_RESTART begins again.
+private func kickInAWait() {
+  let target = call("gettid")
+  onThreads(2) { thread in
+    guard thread == 1 else {
+      if poll(nil, 0, 200) != 0 { handled.pointee += 1 }
+      return
+    }
+    usleep(50_000)
+    _ = call("tgkill", call("getpid"), target, 64)
+  }
+  print("interrupted \(handled.pointee)")
 }

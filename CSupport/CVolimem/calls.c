@@ -19,6 +19,7 @@ enum output_kind {
   FIXED,    // `bytes` at the argument
   BYTES,    // as many as another argument says, divided by `bytes` if that is not 0
   HEADED,   // `bytes`, and behind them as many as another argument says
+  BITS,     // another argument's count of bits, in words
   ARRAY,    // another argument's count of elements of `bytes`
   COUNTED,  // as many as the 32-bit word behind another argument says, and that word
   VECTOR,   // the buffers of an iovec array
@@ -42,6 +43,7 @@ struct call {
 #define WRITES(call, count, ...) [SYS_##call] = {#call, count, {__VA_ARGS__}}
 #define FIX(argument, bytes) {FIXED, argument, 0, bytes}
 #define BUF(argument, length) {BYTES, argument, length, 0}
+#define SET(argument) {BITS, argument, 0, 0}
 #define ARR(argument, count, bytes) {ARRAY, argument, count, bytes}
 #define CNT(argument, length) {COUNTED, argument, length, 0}
 #define VEC(argument, count) {VECTOR, argument, count, 0}
@@ -165,8 +167,10 @@ static void mark_output(const struct output *output, const uint64_t *arguments) 
     return mark(address, output->bytes != 0 ? other / output->bytes + 1 : other);
   case HEADED:
     return mark(address, other < USER_END ? output->bytes + other : 0);
-  case ARRAY:
-    return mark(address, other < UINT32_MAX ? other * output->bytes : 0);
+  case BITS:
+    return mark(address, ((uint32_t)other + 63ul) / 64 * 8);
+  case ARRAY:  // counts are ints, and the kernel ignores what stands above
+    return mark(address, (uint64_t)(uint32_t)other * output->bytes);
   case COUNTED: {
     uint32_t length;
     if (other == 0 || !copy_in(&length, other, sizeof length))

@@ -4,11 +4,17 @@ import VolipMem
 // Signals and masks where the run loop could get between the program and the kernel.
 
 private let fork = function("fork", as: (@convention(c) () -> Int32).self)
-nonisolated(unsafe) private var handled = 0
+/// A word of memory: the language's checks of exclusive access know nothing of handlers.
+nonisolated(unsafe) private let handled = {
+  let count = UnsafeMutablePointer<Int>.allocate(capacity: 1)
+  count.initialize(to: 0)
+  return count
+}()
 
 private func handle(_ signal: Int32, flags: Int32 = 0) {
+  handled.pointee = 0  // before the first signal comes
   var action = sigaction()
-  action.__sigaction_handler.sa_handler = { _ in handled += 1 }
+  action.__sigaction_handler.sa_handler = { _ in handled.pointee += 1 }
   action.sa_flags = flags
   sigaction(signal, &action, nil)
 }
@@ -28,6 +34,7 @@ func guestSignals(_ arguments: [String]) throws {
   case "mask-over-stack-growth": maskOverStackGrowth()
   case "fault-in-its-handler": faultInItsHandler()
   case "wait-for-all": waitForAll()
+  case "kick-in-a-wait": kickInAWait()
   case "segment-base-in-child": segmentBaseInChild()
   default: print("unknown")
   }
@@ -42,8 +49,8 @@ private func firstThreadEnds() {
       usleep(100_000)
       handle(SIGUSR1)
       raise(SIGUSR1)
-      onThreads(2) { if $0 == 1 { handled += 1 } }
-      say("handled \(handled)")
+      onThreads(2) { if $0 == 1 { handled.pointee += 1 } }
+      say("handled \(handled.pointee)")
       _exit(0)
     }, nil)
   pthread_exit(nil)
@@ -73,7 +80,7 @@ private func childrenKilledEarly() {
     let child = fork()
     if child == 0 {
       alarm(5)
-      while handled == 0 { usleep(50) }
+      while handled.pointee == 0 { usleep(50) }
       _exit(0)
     }
     kill(child, SIGUSR1)
@@ -108,8 +115,8 @@ private func useStack(_ depth: Int) -> Int {
 private func faultInItsHandler() {
   var action = sigaction()
   action.__sigaction_handler.sa_handler = { _ in
-    handled += 1
-    say("handler \(handled)")
+    handled.pointee += 1
+    say("handler \(handled.pointee)")
     UnsafeMutablePointer<Int>(bitPattern: 16)!.pointee = 1
   }
   sigaction(SIGSEGV, &action, nil)
@@ -138,4 +145,18 @@ private func segmentBaseInChild() {
     _exit(pointer(out).load(as: Int.self) == base ? 0 : 1)
   }
   print("wrong \(wait(child))")
+}
+
+/// A kick that comes late finds its thread in a call that no SA_RESTART begins again.
+private func kickInAWait() {
+  let target = call("gettid")
+  onThreads(2) { thread in
+    guard thread == 1 else {
+      if poll(nil, 0, 200) != 0 { handled.pointee += 1 }
+      return
+    }
+    usleep(50_000)
+    _ = call("tgkill", call("getpid"), target, 64)
+  }
+  print("interrupted \(handled.pointee)")
 }

@@ -46,6 +46,10 @@ import Testing
     #expect(try await signals("wait-for-all").output == "came false\n")
   }
 
+  @Test func aKickDoesNotEndAWait() async throws {
+    #expect(try await signals("kick-in-a-wait").output == "interrupted 0\n")
+  }
+
   @Test func aChildKeepsTheSegmentBase() async throws {
     #expect(try await signals("segment-base-in-child").output == "wrong 0\n")
   }

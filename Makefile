@@ -1,10 +1,15 @@
 # Short targets; `make help` lists them.
 
+SHELL = /bin/bash
 SWIFT ?= swift
 BENCH_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
 PROGRAM_ARGUMENTS ?=
 SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift Benchmarks/Package.swift)
+
+# The runner's own summary comes last, after what helpers say at their end.
+SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; fflush()} \
+  END {print summary}'
 
 .PHONY: help dependencies build release demo test test-quick test-hardware test-programs bench format
 .PHONY: lint clean
@@ -26,7 +31,7 @@ demo: dependencies ## Kills a virtual machine 50 times and looks whether its has
 	@.build/release/hashmap-demo $(DEMO_ARGUMENTS)
 
 test: build lint ## Lint and all tests
-	$(SWIFT) test --skip-build --disable-xctest
+	@set -o pipefail; $(SWIFT) test --skip-build --disable-xctest 2>&1 | $(SUMMARY_LAST)
 
 test-quick: build ## Tests without those that kill processes: under a minute
 	$(SWIFT) test --skip-build --disable-xctest --skip CrashTests --skip ExampleTests

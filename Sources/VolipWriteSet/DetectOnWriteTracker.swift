@@ -9,21 +9,14 @@ final class DetectOnWriteTracker: GuestTracker {
   let kind = TrackerKind.detectOnWrite
   let workingCopy: WorkingCopy
   let region: GuestRegion
-  private(set) var watched = 0
+  let armedFlags: PageTableEntry.Flags = .grantable
+  var watched = 0
   /// Writable pages that a take reports whether they were written or not; ascending.
   private var retained: [UInt32] = []
 
   init(_ workingCopy: WorkingCopy, _ region: GuestRegion) {
     self.workingCopy = workingCopy
     self.region = region
-  }
-
-  func watch(upTo limit: Int) throws(PoolError) {
-    guard limit > watched else { return }
-    precondition(limit <= workingCopy.pageCount)
-    try workingCopy.makeWritable(watched..<limit)
-    region.watch(watched..<limit, .grantable)
-    watched = limit
   }
 
   /// Listed pages join the retained ones until they are armed: a second take before that reports

@@ -9,22 +9,12 @@ final class DirtyBitsTracker: GuestTracker {
   let kind = TrackerKind.dirtyBits
   let workingCopy: WorkingCopy
   let region: GuestRegion
-  private(set) var watched = 0
-
-  private static let watchedFlags: PageTableEntry.Flags = [.writable]
+  let armedFlags: PageTableEntry.Flags = .writable
+  var watched = 0
 
   init(_ workingCopy: WorkingCopy, _ region: GuestRegion) {
     self.workingCopy = workingCopy
     self.region = region
-  }
-
-  func watch(upTo limit: Int) throws(PoolError) {
-    guard limit > watched else { return }
-    precondition(limit <= workingCopy.pageCount)
-    // For system calls, which write by the host's mapping.
-    try workingCopy.makeWritable(watched..<limit)
-    region.watch(watched..<limit, Self.watchedFlags)
-    watched = limit
   }
 
   func takeWritten(into writeSet: WriteSet) {

@@ -8,7 +8,9 @@ protocol GuestTracker: Tracker {
   var workingCopy: WorkingCopy { get }
   var region: GuestRegion { get }
   /// Pages that a section may write.
-  var watched: Int { get }
+  var watched: Int { get set }
+  /// What the entry of an armed page has besides the readable flags.
+  var armedFlags: PageTableEntry.Flags { get }
 
   /// Takes the region over from another tracker between two sections: the pages that `retained`
   /// retains stay written, all others are armed.
@@ -16,6 +18,15 @@ protocol GuestTracker: Tracker {
 }
 
 extension GuestTracker {
+  func watch(upTo limit: Int) throws(PoolError) {
+    guard limit > watched else { return }
+    precondition(limit <= workingCopy.pageCount)
+    // For system calls, which write by the host's mapping.
+    try workingCopy.makeWritable(watched..<limit)
+    region.watch(watched..<limit, armedFlags)
+    watched = limit
+  }
+
   /// A flush ends it.
   var armingHasFixedCost: Bool { true }
 

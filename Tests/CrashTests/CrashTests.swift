@@ -23,14 +23,21 @@ import VolipMem
       }
       acknowledged = max(acknowledged, last)
       let audit = try await Helper.run("volip-test-helper", ["audit-bank", path])
-      let words = audit.output.split(whereSeparator: \.isWhitespace)
-      try #require(words.count == 6, "kill \(kill): \(audit.output) \(audit.errors)")
-      let found = try #require(UInt64(words[1]))
-      #expect(found == acknowledged || found == acknowledged + 1, "kill \(kill)")
-      #expect(words[3] == "0" && words[5] == "true", "kill \(kill): \(audit.output)")
-      acknowledged = found
+      acknowledged = try transfersFound(by: audit, kill: kill, acknowledged: acknowledged)
     }
   }
+}
+
+/// How many transfers an audit found: all that were acknowledged, one more at most, none half done.
+func transfersFound(
+  by audit: Helper.Outcome, kill: Int, acknowledged: UInt64
+) throws -> UInt64 {
+  let words = audit.output.split(whereSeparator: \.isWhitespace)
+  try #require(words.count == 6, "kill \(kill): \(audit.output) \(audit.errors)")
+  let found = try #require(UInt64(words[1]))
+  #expect(found == acknowledged || found == acknowledged + 1, "kill \(kill)")
+  #expect(words[3] == "0" && words[5] == "true", "kill \(kill): \(audit.output)")
+  return found
 }
 
 /// Starts transfers, kills the process when `count` of them were acknowledged, returns the last

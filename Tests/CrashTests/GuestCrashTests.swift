@@ -24,12 +24,7 @@ import VolipMem
         kill % 2 == 0
         ? try await Helper.run("volip-test-helper", ["audit-bank", path])
         : try await Guest.run("audit-bank", [path], bits: bits)
-      let words = audit.output.split(whereSeparator: \.isWhitespace)
-      try #require(words.count == 6, "kill \(kill): \(audit.output) \(audit.errors)")
-      let found = try #require(UInt64(words[1]))
-      #expect(found == acknowledged || found == acknowledged + 1, "kill \(kill)")
-      #expect(words[3] == "0" && words[5] == "true", "kill \(kill): \(audit.output)")
-      acknowledged = found
+      acknowledged = try transfersFound(by: audit, kill: kill, acknowledged: acknowledged)
     }
     #expect(acknowledged > 0)
   }

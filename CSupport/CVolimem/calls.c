@@ -7,11 +7,16 @@
 // comparison. The kernel itself refuses pages that are not watched: the host maps them read-only.
 //
 // A call that is not in the table and has a pointer into a pool ends the process with its number.
+//
+// The table also says who may make a call: its own thread or, without an exit, the companion.
+#define _GNU_SOURCE
 #include "internal.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 
 enum output_kind {
@@ -33,14 +38,19 @@ struct output {
   uint16_t bytes;
 };
 
+static const char *const way_names[] = {
+    "own",  "apart",   "alone", "any",         "path", "path", "read",  "write",
+    "receive", "send", "nonblocking", "poll", "wake", "fcntl", "ioctl", "clock"};
+
 struct call {
   const char *name;
   uint8_t argument_count;
+  uint8_t way;
   struct output outputs[CVM_OUTPUTS_MAX];
 };
 
-#define READS(call, count) [SYS_##call] = {#call, count, {{NONE, 0, 0, 0}}}
-#define WRITES(call, count, ...) [SYS_##call] = {#call, count, {__VA_ARGS__}}
+#define READS(call, count, way) [SYS_##call] = {#call, count, way, {{NONE, 0, 0, 0}}}
+#define WRITES(call, count, way, ...) [SYS_##call] = {#call, count, way, {__VA_ARGS__}}
 #define FIX(argument, bytes) {FIXED, argument, 0, bytes}
 #define BUF(argument, length) {BYTES, argument, length, 0}
 #define SET(argument) {BITS, argument, 0, 0}
@@ -55,6 +65,17 @@ static const struct call calls[] = {
 
 const char *cvm_call_name(int number) {
   return number >= 0 && (size_t)number < CALL_COUNT ? calls[number].name : NULL;
+}
+
+const char *cvm_call_way(int number) {
+  return cvm_call_name(number) != NULL ? way_names[calls[number].way] : NULL;
+}
+
+uint8_t call_may_be_requested[CALL_NUMBERS];
+
+void calls_prepare(void) {
+  for (size_t number = 0; number < CALL_COUNT; number++)
+    call_may_be_requested[number] = calls[number].way > ALONE;
 }
 
 int cvm_call_output_count(int number) {
@@ -262,11 +283,8 @@ static long make_whole(struct vcpu *vcpu, long number, const uint64_t *arguments
   return result;
 }
 
-// A call in the thread that runs it; signals and their handlers are the guest's business.
-static long make(struct vcpu *vcpu, const struct kvm_regs *registers, const uint64_t *arguments) {
-  long number = (long)registers->rax;
-  if (is_refused(number))
-    return -ENOSYS;
+// Whether a descriptor is this library's, so that for the program there is none.
+static bool is_hidden(long number, const uint64_t *arguments) {
   switch (number) {
   case SYS_close:
   case SYS_dup:
@@ -274,14 +292,49 @@ static long make(struct vcpu *vcpu, const struct kvm_regs *registers, const uint
   case SYS_fstat:
   case SYS_newfstatat:
   case SYS_ioctl:
-    if (machine_owns((uint32_t)arguments[0]))
-      return -EBADF;
-    break;
+    return machine_owns((uint32_t)arguments[0]);
   case SYS_dup2:
   case SYS_dup3:
-    if (machine_owns((uint32_t)arguments[1]))
-      return -EBADF;
-    break;
+    return machine_owns((uint32_t)arguments[1]);
+  default:
+    return false;
+  }
+}
+
+// Names, and what is the whole process's, make no thread different from another.
+static enum way way_of(long number, const uint64_t *arguments) {
+  if (cvm_call_name((int)number) == NULL)
+    return APART;
+  if (number == SYS_setitimer && arguments[0] == ITIMER_REAL)
+    return OWN;
+  if (number != SYS_prctl)
+    return calls[number].way;
+  switch (arguments[0]) {
+  case PR_SET_NAME:
+  case PR_GET_NAME:
+  case PR_SET_PDEATHSIG:
+  case PR_SET_DUMPABLE:
+  case PR_GET_DUMPABLE:
+  case PR_SET_CHILD_SUBREAPER:
+    return OWN;
+  default:
+    return APART;
+  }
+}
+
+// A call in the thread that wants it; signals and their handlers are the guest's business.
+static long make(struct vcpu *vcpu, long number, const uint64_t *arguments, void *pointer) {
+  const struct kvm_regs *registers = pointer;
+  if (is_refused(number))
+    return -ENOSYS;
+  if (is_hidden(number, arguments))
+    return -EBADF;
+  if (rewrite_covers(number, arguments))
+    rewrite_forget(vcpu, arguments);
+  enum way way = way_of(number, arguments);
+  if (way == APART || way == ALONE)
+    companion_part(way == ALONE);
+  switch (number) {
   case SYS_close_range:
     return close_range_of_program(arguments);
   case SYS_rt_sigaction:
@@ -294,11 +347,11 @@ static long make(struct vcpu *vcpu, const struct kvm_regs *registers, const uint
   return make_whole(vcpu, number, arguments);
 }
 
-static void trace_call(long number, const uint64_t *arguments, long result) {
+static void trace_call(int tid, long number, const uint64_t *arguments, long result) {
   const char *name = cvm_call_name((int)number);
   struct line line = {.length = 0};
   line_text(&line, "volip[");
-  line_number(&line, RAW(SYS_gettid));
+  line_number(&line, tid);
   line_text(&line, "] ");
   line_text(&line, name != NULL ? name : "call");
   if (name == NULL)
@@ -313,20 +366,49 @@ static void trace_call(long number, const uint64_t *arguments, long result) {
   line_write(&line);
 }
 
-long call_forward(struct vcpu *vcpu, const struct kvm_regs *registers) {
-  long number = (long)registers->rax;
-  const uint64_t arguments[] = {registers->rdi, registers->rsi, registers->rdx, registers->r10,
-                                registers->r8,  registers->r9,  registers->rcx};
+typedef long maker(struct vcpu *vcpu, long number, const uint64_t *arguments, void *more);
+
+static long with_marks(struct vcpu *vcpu, long number, const uint64_t *arguments, maker *maker,
+                       void *more) {
   bool has_pools = cvm_regions_end != cvm_regions;
   const struct call *call = cvm_call_name((int)number) != NULL ? &calls[number] : NULL;
   if (has_pools && call == NULL)
     refuse_unknown(number, arguments);
   if (has_pools && call != NULL)
     mark_outputs(call, arguments);
-  long result = make(vcpu, registers, arguments);
+  long result = maker(vcpu, number, arguments, more);
   if (has_pools && call != NULL)
     mark_outputs(call, arguments);
-  if (cvm_machine.options.trace_calls)
-    trace_call(number, arguments, result);
+  if (cvm_machine.options.trace_calls && result != CALL_NOT_BEGUN)
+    trace_call(atomic_load(&vcpu->tid), number, arguments, result);
   return result;
+}
+
+long call_forward(struct vcpu *vcpu, const struct kvm_regs *registers) {
+  const uint64_t arguments[] = {registers->rdi, registers->rsi, registers->rdx, registers->r10,
+                                registers->r8,  registers->r9,  registers->rcx};
+  return with_marks(vcpu, (long)registers->rax, arguments, make, (void *)registers);
+}
+
+struct attempt_state {
+  volatile int *kicked;
+  uint64_t progress;
+};
+
+static long attempt(struct vcpu *vcpu, long number, const uint64_t *arguments, void *pointer) {
+  (void)vcpu;
+  struct attempt_state *state = pointer;
+  if (is_hidden(number, arguments))
+    return -EBADF;
+  if (rewrite_covers(number, arguments))
+    return CALL_NOT_BEGUN;
+  return attempt_call(calls[number].way, number, arguments, state->kicked, &state->progress);
+}
+
+bool call_for_another(struct vcpu *vcpu, struct request *request, volatile int *kicked) {
+  struct attempt_state state = {kicked, 0};
+  long result = with_marks(vcpu, request->number, request->arguments, attempt, &state);
+  bool is_made = result != CALL_NOT_BEGUN;
+  request->number = is_made ? result : (int64_t)state.progress;
+  return is_made;
 }

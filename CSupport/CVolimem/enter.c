@@ -32,15 +32,19 @@ bool cvm_enter(const struct cvm_options *options, struct cvm_failure *failure) {
   if (target == MAP_FAILED || machine_map((uint64_t)target, PAGE_BYTES) < 0)
     return fail(failure, CVM_CREATE, ENOMEM, "mmap");
   cvm_machine.call_target = (uint64_t)target;
+  cvm_machine.call_leave = (uint64_t)target;
+  calls_prepare();
   int error;
   struct vcpu *vcpu = vcpu_take(&error);
   if (vcpu == NULL)
     return fail(failure, CVM_CREATE, error, "KVM_CREATE_VCPU");
   atomic_store(&vcpu->tid, (int)RAW(SYS_gettid));
+  atomic_store(&cvm_machine.thread_count, 1);
   bool shares_time_stamps = false;
   error = run_probe(vcpu, &shares_time_stamps);
   if (error != 0)
     return fail(failure, CVM_PROBE, error, "the first instructions in the guest");
+  rewrite_prepare();
   error = vdso_prepare(!shares_time_stamps);
   if (error != 0)
     return fail(failure, CVM_CREATE, error, "a copy of the vDSO");

@@ -117,11 +117,11 @@ cvm_page_fault_stub:
 5:      add $8, %rsp
         iretq
 
-// System calls where SYSCALL arrives at CPL0: out to the host and back.
+// System calls that leave where SYSCALL arrives at CPL0: out to the host and back.
         .balign 16
-        .globl cvm_call_stub
-        .hidden cvm_call_stub
-cvm_call_stub:
+        .globl cvm_call_leave
+        .hidden cvm_call_leave
+cvm_call_leave:
         hlt
         .globl cvm_call_halted
         .hidden cvm_call_halted
@@ -131,6 +131,88 @@ cvm_call_halted:
         .globl cvm_stubs_end
         .hidden cvm_stubs_end
 cvm_stubs_end:
+
+// The call stub of one vCPU, copied to a page of its own with the vCPU's struct request on the page
+// behind it. System calls arrive here, at CPL3 under shadow paging and at CPL0 on processors, with
+// the way back in rcx and r11, which it may use. Where it is left by an exit, the run loop goes on
+// with what stands in the request; where a signal interrupts it, the labels say how far it has come.
+        request = cvm_call_stub + 4096
+        request_number = request + 8
+        request_arguments = request + 16
+        request_rcx = request + 64
+        request_r11 = request + 72
+        request_rsp = request + 80
+        request_open = request + 88
+        request_may = request + 96
+        request_leave = request + 104
+        request_spins = request + 112
+        request_budget = request + 116
+        .balign 64
+        .globl cvm_call_stub, cvm_call_stub_saved, cvm_call_stub_made, cvm_call_stub_taken
+        .globl cvm_call_stub_direct, cvm_call_stub_store, cvm_call_stub_end
+        .hidden cvm_call_stub, cvm_call_stub_saved, cvm_call_stub_made, cvm_call_stub_taken
+        .hidden cvm_call_stub_direct, cvm_call_stub_store, cvm_call_stub_end
+cvm_call_stub:
+        mov %rcx, request_rcx(%rip)
+        mov %r11, request_r11(%rip)
+cvm_call_stub_saved:
+        decl request_budget(%rip)
+        js 3f
+5:      mov request_open(%rip), %rcx
+        cmpl $0, (%rcx)
+        je 3f
+        cmp $512, %rax                  // CALL_NUMBERS
+        jae 3f
+        mov request_may(%rip), %rcx
+        cmpb $0, (%rcx,%rax)
+        je 3f
+        test $0x100, %r11d              // somebody steps through the program
+        jnz 3f
+        mov %rax, request_number(%rip)
+        mov %rdi, request_arguments(%rip)
+        mov %rsi, request_arguments+8(%rip)
+        mov %rdx, request_arguments+16(%rip)
+        mov %r10, request_arguments+24(%rip)
+        mov %r8, request_arguments+32(%rip)
+        mov %r9, request_arguments+40(%rip)
+        movl $1, request(%rip)          // REQUEST_MADE
+cvm_call_stub_made:
+        mov request_spins(%rip), %ecx
+1:      cmpl $4, request(%rip)          // REQUEST_DONE, or REQUEST_DECLINED behind it
+        jae 2f
+        pause
+        dec %ecx
+        jnz 1b
+3:      jmp *request_leave(%rip)
+2:      ja 3b
+        mov request_number(%rip), %rax
+cvm_call_stub_taken:
+        movl $0, request(%rip)          // REQUEST_IDLE
+        mov %cs, %ecx
+        test $3, %cl
+        jz 4f
+        mov request_rcx(%rip), %rcx
+        mov %rsp, request_rsp(%rip)
+        lea request_r11(%rip), %rsp
+        popfq
+        mov request_rsp(%rip), %rsp
+        mov request_r11(%rip), %r11
+        jmp *%rcx
+4:      mov request_rcx(%rip), %rcx
+        mov request_r11(%rip), %r11
+        sysretq
+cvm_call_stub_direct:                   // from a trampoline: flags are still the program's
+        mov %rcx, request_rcx(%rip)
+        mov %rsp, request_rsp(%rip)
+        lea request_r11+8(%rip), %rsp
+        pushfq
+        mov request_rsp(%rip), %rsp
+        mov request_r11(%rip), %r11
+        jmp 5b
+cvm_call_stub_store:                    // for run_store
+        mov %rdx, (%rcx)
+        jmp *request_leave(%rip)
+cvm_call_stub_end:
 
 // The first instruction that the guest ever runs.
         .balign 16
@@ -194,6 +276,25 @@ cvm_raw_thread:
         call process_thread_begins
         ud2
 1:      ret
+
+// long cvm_raw_companion(flags, stack, tid, tls, function): clone of a thread that is no vCPU's.
+        .balign 16
+        .globl cvm_raw_companion
+        .hidden cvm_raw_companion
+cvm_raw_companion:
+        push %rbx
+        mov %r8, %rbx
+        mov %rdx, %r10
+        mov %rcx, %r8
+        mov $56, %eax
+        syscall
+        test %rax, %rax
+        jnz 1f
+        xor %ebp, %ebp
+        call *%rbx
+        ud2
+1:      pop %rbx
+        ret
 
 // long cvm_raw_child(flags, parent_tid, child_tid, tls, registers): clone of a process, which goes
 // on outside the guest with `registers`. A child that shares memory (vfork) must not write to this

@@ -77,6 +77,32 @@ struct task_state {
 #define HOST_STACK_BYTES (256ul << 10)
 #define EXCEPTION_STACK_BYTES 8192ul
 
+/// Of a call that the companion is to make (companion.c). The first line travels between the two
+/// processors; entry.S knows the offsets.
+enum request_state {
+  REQUEST_IDLE,
+  REQUEST_MADE,
+  REQUEST_SERVED,   // by the companion
+  REQUEST_AWAITED,  // the same, and the run loop sleeps
+  REQUEST_DONE,     // the result is in `number`
+  REQUEST_DECLINED,
+};
+struct request {
+  _Atomic uint32_t state;
+  uint32_t padding;
+  int64_t number;
+  uint64_t arguments[6];
+  uint64_t rcx, r11, rsp;  // the program's
+  uint64_t open;           // address of a word: whether requests are taken
+  uint64_t may;            // address of a table of bytes: which calls may be requested
+  uint64_t leave;          // where the stub goes to leave the guest
+  uint32_t spins;
+  uint32_t budget;         // calls by SYSCALL until one leaves for the run loop to see
+  uint64_t direct;         // where trampolines go (rewrite.c)
+};
+_Static_assert(offsetof(struct request, rcx) == 64, "entry.S");
+_Static_assert(offsetof(struct request, direct) == 120, "entry.S");
+
 /// One vCPU. Created once, used by one thread at a time, reused when the thread ends; never freed.
 /// Fields are the running thread's own, but for the atomic ones.
 struct vcpu {
@@ -88,6 +114,11 @@ struct vcpu {
   struct vcpu *next;             // all vCPUs, under machine.vcpus
   char *host_stack;              // the run loop's
   char *exception_stack;         // CPL0's inside the guest
+  char *call_stub;               // a page of code, and behind it:
+  struct request *request;
+  uint64_t last_call;            // time stamp of the last return from a call
+  int frequent_calls;            // in a row
+  uint64_t program_gs;           // the base that the program has set
   _Atomic int taken;             // 0: no thread uses it
   _Atomic int tid;
   _Atomic int in_guest;          // 1 from before the look at the generation to after the run
@@ -117,7 +148,8 @@ struct machine {
   int phys_bits;
   bool identity;
   int call_cpl;
-  uint64_t call_target;          // value of LSTAR
+  uint64_t call_target;          // a page that nobody may fetch: system calls at CPL3 leave there
+  uint64_t call_leave;           // where system calls leave
   uint64_t *top[2];              // two equal top-level tables: changing CR3 between them flushes
   char *table_next, *table_end;
   uint64_t table_count;
@@ -129,6 +161,7 @@ struct machine {
   cvm_lock vcpus;                // guards `first` and vCPUs that are made or taken
   struct vcpu *first;
   _Atomic uint64_t vcpu_count;
+  _Atomic int thread_count;      // the program's
   _Atomic uint64_t generation;   // raised when entries lost rights
   struct cvm_options options;
 };
@@ -146,6 +179,10 @@ void machine_discard(void);
 int64_t machine_map(uint64_t address, uint64_t byte_count);
 /// Shows the page at `target` at `address` in the guest; before anything has run there.
 int machine_alias(uint64_t address, uint64_t target);
+/// Gives a range 4 KiB entries; before anything has run there.
+int machine_split(uint64_t address, uint64_t byte_count);
+/// The 4 KiB entry of an address, or NULL if it has none or one of a pool's.
+uint64_t *machine_entry(uint64_t address);
 /// Moves a new descriptor of this library's to where programs have none; errors stay as they are.
 int machine_own(int descriptor);
 /// Whether a descriptor is this library's: for the program it is not open, and stays ours.
@@ -173,11 +210,12 @@ void vcpus_flush_others(struct vcpu *self);
 int run_probe(struct vcpu *vcpu, bool *shares_time_stamps);
 void run_forever(struct vcpu *vcpu) __attribute__((noreturn));
 
+/// Stores to an entry of the page table as the guest, so that KVM sees it.
+void run_store(struct vcpu *vcpu, uint64_t *entry, uint64_t value);
 /// False if an exception is about to be delivered: then its stub has to have the registers first.
 bool vcpu_is_between_instructions(const struct vcpu *vcpu);
 /// From the exception stub's level back to the program's.
 void vcpu_set_user_mode(struct vcpu *vcpu);
-int vcpu_set_call_target(struct vcpu *vcpu);
 
 // process.c
 long process_arch_prctl(struct vcpu *vcpu, const struct kvm_regs *registers);
@@ -188,10 +226,75 @@ void process_thread_begins(struct vcpu *vcpu) __attribute__((noreturn));
 // calls.c
 /// Makes a call of the program, with the marks that rule 16 wants.
 long call_forward(struct vcpu *vcpu, const struct kvm_regs *registers);
+/// Makes a requested call: false if the thread that wants it has to make it itself, all of it or
+/// behind the first `number` bytes.
+bool call_for_another(struct vcpu *vcpu, struct request *request, volatile int *kicked);
+/// Numbers of calls that may be requested, a byte each.
+#define CALL_NUMBERS 512
+extern uint8_t call_may_be_requested[CALL_NUMBERS];
+void calls_prepare(void);
 
 /// Copies from and to the program's memory, with marks; false where it is not there.
 bool copy_in(void *to, uint64_t from, size_t bytes);
 bool copy_out(uint64_t to, const void *from, size_t bytes);
+
+/// Who makes a call. Where it may wait, the companion tries it in a form that does not.
+enum way {
+  OWN,          // the thread itself: it depends on the thread, waits, or is rare
+  APART,        // the thread itself, which may be different from others after it
+  ALONE,        // the thread itself, and after it there can be no companion any more
+  ANY,          // any thread
+  PATH_0,       // any thread, but if the path in an argument is /proc/thread-self
+  PATH_1,
+  READ,         // any thread, if there is something to read
+  WRITE,        // any thread, if there is room
+  RECEIVE,      // the same with flags
+  SEND,
+  NONBLOCKING,  // any thread, if the descriptor is a non-blocking one
+  POLL,         // any thread, if something is ready or the time-out is 0
+  WAKE,         // any thread, for the operations of futex that only wake
+  FCNTL,        // any thread, but for those that wait
+  IOCTL,        // any thread, for those that are not a terminal's
+  CLOCK,        // any thread, but for clocks of threads and processes
+};
+
+// attempt.c
+/// Makes a call that another thread wants, if that is right and does not wait; CALL_NOT_BEGUN if
+/// not, perhaps with *progress bytes written.
+long attempt_call(enum way way, long number, const uint64_t *arguments, volatile int *kicked,
+                  uint64_t *progress);
+
+// companion.c
+/// Before a thread begins on a vCPU.
+void companion_prepare(struct vcpu *vcpu);
+uint64_t companion_served(void);
+/// Ends what the vCPU has requested: REQUEST_DONE with the result in `number`, REQUEST_DECLINED, or
+/// REQUEST_IDLE if it was not even begun. Of a declined one, `number` bytes have been written.
+enum request_state companion_settle(struct vcpu *vcpu);
+/// A call has left by an exit: decides whether the companion is worth waking.
+void companion_call_left(struct vcpu *vcpu, long number);
+void companion_call_returns(struct vcpu *vcpu);
+/// Whether this thread is the companion, which then leaves the call that it is in.
+bool companion_kicked(void);
+/// Before a call that makes a thread differ from others: the companion begins anew as a copy of it,
+/// or there is none any more, at once with `for_good`.
+void companion_part(bool for_good);
+/// The program's last thread ends.
+void companion_end(void);
+
+// rewrite.c
+void rewrite_prepare(void);
+/// A call has left the guest from the SYSCALL instruction before `back`.
+void rewrite_call_left(struct vcpu *vcpu, uint64_t back, long number);
+/// Whether a call changes pages of which the guest sees a changed copy; and before it is made.
+bool rewrite_covers(long number, const uint64_t *arguments);
+void rewrite_forget(struct vcpu *vcpu, const uint64_t *arguments);
+/// For an address on the way from a replaced instruction to the call stub: that instruction's, where
+/// the call begins again; else 0.
+uint64_t rewrite_site(uint64_t rip);
+/// Whether gs finds a vCPU's request; and that the program wants it for itself.
+bool rewrite_uses_gs(void);
+void rewrite_give_back_gs(void);
 
 // visit.c
 /// Goes on outside the guest with `registers` and `mask` for one instruction, or until a signal's
@@ -245,12 +348,16 @@ void machine_stop(const char *what, uint64_t value) __attribute__((noreturn));
 
 // entry.S
 extern char cvm_exception_stubs[], cvm_exception_halted[];
-extern char cvm_call_stub[], cvm_call_halted[];
+extern char cvm_call_leave[], cvm_call_halted[];
+extern char cvm_call_stub[], cvm_call_stub_saved[], cvm_call_stub_made[], cvm_call_stub_taken[];
+extern char cvm_call_stub_direct[], cvm_call_stub_store[], cvm_call_stub_end[];
 /// In the guest: asks cvm_flush_stub to flush, until it has. cvm_flush_asked is where it asked.
 void cvm_flush_translations(void);
 extern char cvm_flush_asked[];
 extern char cvm_page_fault_stub[], cvm_flush_stub[], cvm_probe_stub[], cvm_stubs_end[];
 bool cvm_switch(struct vcpu *vcpu, struct kvm_regs *room);
+long cvm_raw_companion(uint64_t flags, char *stack, _Atomic int *tid, void *tls,
+                       void (*function)(void));
 long cvm_raw_thread(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_t child_tid,
                     uint64_t tls, struct vcpu *vcpu);
 /// What a child process continues with.

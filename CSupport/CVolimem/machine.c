@@ -139,27 +139,57 @@ int64_t machine_map(uint64_t address, uint64_t byte_count) {
   return error != 0 ? -error : (int64_t)physical(address);
 }
 
-int machine_alias(uint64_t address, uint64_t target) {
-  int64_t mapped = machine_map(address, PAGE_BYTES);
-  int64_t to = machine_map(target, PAGE_BYTES);
-  if (mapped < 0 || to < 0)
-    return (int)-(mapped < 0 ? mapped : to);
-  struct machine *m = &cvm_machine;
-  const uint64_t bits = CVM_PRESENT | CVM_WRITABLE | CVM_USER | CVM_ACCESSED;
-  lock(&m->slots);
-  uint64_t *upper = cvm_table_at(m->top[0][address >> 39] & ADDRESS_MASK);
+static uint64_t *directory_entry(uint64_t address) {
+  uint64_t *upper = cvm_table_at(cvm_machine.top[0][address >> 39] & ADDRESS_MASK);
   uint64_t *directory = cvm_table_at(upper[address >> CHUNK_SHIFT & 511] & ADDRESS_MASK);
-  uint64_t *entry = &directory[address >> LARGE_SHIFT & 511];
-  if (*entry & CVM_LARGE) {
-    uint64_t *table = (uint64_t *)table_page();
-    uint64_t base = *entry & ADDRESS_MASK & ~((1ul << LARGE_SHIFT) - 1);
-    for (uint64_t i = 0; i < 512; i++)
-      table[i] = (base + (i << PAGE_SHIFT)) | bits | CVM_DIRTY;
-    *entry = physical((uint64_t)table) | bits;
+  return &directory[address >> LARGE_SHIFT & 511];
+}
+
+uint64_t *cvm_split_table(uint64_t address) {
+  if (!machine_has(address))
+    return NULL;
+  uint64_t entry = *directory_entry(address);
+  uint64_t arena = physical((uint64_t)cvm_machine.top[0]);
+  bool is_ours = (entry & CVM_LARGE) == 0 && (entry & ADDRESS_MASK) - arena < TABLE_ARENA_BYTES;
+  return is_ours ? cvm_table_at(entry & ADDRESS_MASK) : NULL;
+}
+
+uint64_t *machine_entry(uint64_t address) {
+  uint64_t *table = cvm_split_table(address);
+  return table != NULL ? &table[address >> PAGE_SHIFT & 511] : NULL;
+}
+
+static void split(uint64_t *entry) {
+  const uint64_t bits = CVM_PRESENT | CVM_WRITABLE | CVM_USER | CVM_ACCESSED;
+  uint64_t *table = (uint64_t *)table_page();
+  uint64_t base = *entry & ADDRESS_MASK & ~((1ul << LARGE_SHIFT) - 1);
+  for (uint64_t i = 0; i < 512; i++)
+    table[i] = (base + (i << PAGE_SHIFT)) | bits | CVM_DIRTY;
+  *entry = physical((uint64_t)table) | bits;
+}
+
+int machine_split(uint64_t address, uint64_t byte_count) {
+  int64_t mapped = machine_map(address, byte_count);
+  if (mapped < 0)
+    return (int)-mapped;
+  lock(&cvm_machine.slots);
+  for (uint64_t large = address >> LARGE_SHIFT;
+       large <= (address + byte_count - 1) >> LARGE_SHIFT; large++) {
+    uint64_t *entry = directory_entry(large << LARGE_SHIFT);
+    if (*entry & CVM_LARGE)
+      split(entry);
   }
-  uint64_t *table = cvm_table_at(*entry & ADDRESS_MASK);
-  table[address >> PAGE_SHIFT & 511] = (uint64_t)to | bits | CVM_DIRTY;
-  unlock(&m->slots);
+  unlock(&cvm_machine.slots);
+  return 0;
+}
+
+int machine_alias(uint64_t address, uint64_t target) {
+  int error = machine_split(address, PAGE_BYTES);
+  int64_t to = machine_map(target, PAGE_BYTES);
+  if (error != 0 || to < 0)
+    return error != 0 ? error : (int)-to;
+  uint64_t *entry = machine_entry(address);
+  *entry = (uint64_t)to | (*entry & ~ADDRESS_MASK);
   return 0;
 }
 
@@ -353,5 +383,6 @@ struct cvm_facts cvm_facts(void) {
       .slots = m->slot_count,
       .table_pages = m->table_count,
       .vcpus = atomic_load(&m->vcpu_count),
+      .companion_calls = companion_served(),
   };
 }

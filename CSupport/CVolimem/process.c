@@ -74,6 +74,10 @@ static struct kvm_regs child_registers(const struct kvm_regs *parent, uint64_t s
   return registers;
 }
 
+static uint64_t program_gs(const struct vcpu *vcpu, const struct kvm_sregs *s) {
+  return rewrite_uses_gs() ? vcpu->program_gs : s->gs.base;
+}
+
 // All signals are blocked: one that came before `cvm_this_vcpu` is set would find a thread that is
 // not in the guest.
 static long clone_thread(struct vcpu *parent, const struct kvm_regs *registers,
@@ -87,15 +91,18 @@ static long clone_thread(struct vcpu *parent, const struct kvm_regs *registers,
   struct kvm_regs child = child_registers(registers, request->stack);
   uint64_t fs_base = request->flags & CLONE_SETTLS ? request->tls : s.fs.base;
   if (result == 0)
-    result = -vcpu_start(vcpu, &child, fs_base, s.gs.base);
+    result = -vcpu_start(vcpu, &child, fs_base, program_gs(parent, &s));
   if (result == 0)
     result = -vcpu_copy_extended_state(vcpu, parent);
   vcpu->first_mask = mask;
+  atomic_fetch_add(&cvm_machine.thread_count, 1);
   if (result == 0)
     result = cvm_raw_thread(request->flags, (uint64_t)vcpu->host_stack + HOST_STACK_BYTES,
                             request->parent_tid, request->child_tid, request->tls, vcpu);
-  if (result < 0)
+  if (result < 0) {
+    atomic_fetch_sub(&cvm_machine.thread_count, 1);
     atomic_store(&vcpu->taken, 0);
+  }
   return result;
 }
 
@@ -150,6 +157,8 @@ void process_exit_thread(struct vcpu *vcpu, long status) {
   uint64_t all = ~0ul;
   RAW(SYS_rt_sigprocmask, 0, &all, 0, 8);
   atomic_store(&vcpu->tid, 0);
+  if (atomic_fetch_sub(&cvm_machine.thread_count, 1) == 1)
+    companion_end();
   cvm_exit_thread_without_stack(&vcpu->taken, status);
 }
 
@@ -167,13 +176,15 @@ long process_arch_prctl(struct vcpu *vcpu, const struct kvm_regs *registers) {
       return result;
     cvm_this_vcpu = vcpu;
   }
-  if (code == SET_GS)  // for visits and children
+  if (code == SET_GS) {  // on the host for visits and children
     RAW(SYS_arch_prctl, SET_GS, registers->rsi);
+    rewrite_give_back_gs();
+  }
   long result = vcpu_ioctl(vcpu, KVM_GET_SREGS, &s);
   if (result != 0)
     return result;
   if (code == GET_FS || code == GET_GS) {
-    uint64_t value = code == GET_FS ? s.fs.base : s.gs.base;
+    uint64_t value = code == GET_FS ? s.fs.base : program_gs(vcpu, &s);
     return copy_out(registers->rsi, &value, sizeof value) ? 0 : -EFAULT;
   }
   if (registers->rsi >= USER_END)

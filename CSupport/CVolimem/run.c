@@ -1,8 +1,8 @@
 // The run loop: a thread's host side. It enters the guest, and answers what brought it out:
 //
-//   a system call at CPL3   the call's target is a page that nobody may fetch: KVM_RUN refuses with
+//   a system call at CPL3   the call stub goes to a page that nobody may fetch: KVM_RUN refuses with
 //                           the instruction pointer there
-//   a system call at CPL0   the stub halts
+//   a system call at CPL0   the call stub halts
 //   an exception            the stub halts: faults.
 //   a refusal (EFAULT)      the host has no page there, or not with that permission
 //   a signal                it has arrived on this stack by the time KVM_RUN returns (signals.c)
@@ -56,21 +56,80 @@ static bool is_call(const struct vcpu *vcpu, long result) {
          rip == (uint64_t)cvm_call_halted;
 }
 
+// The stub has used rcx and r11.
+static void restore_return(struct vcpu *vcpu) {
+  struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  registers->rcx = vcpu->request->rcx;
+  registers->r11 = vcpu->request->r11;
+}
+
 // Where to go on after a call, and with what result. At CPL3 the target page has no code, so the
 // return is made here; at CPL0 the stub's SYSRET makes it from rcx and r11. A call that is to begin
 // again after a signal's handler goes back to its SYSCALL instruction, two bytes long.
-static void return_from_call(struct vcpu *vcpu, long number, long result) {
+static void go_on_behind_call(struct vcpu *vcpu) {
   struct kvm_regs *registers = &vcpu->run->s.regs.regs;
-  bool again = signals_begin_again(vcpu, number, result);
-  registers->rax = (uint64_t)(again ? number : result);
-  if (again)
-    registers->rcx -= 2;
   if (cvm_machine.call_cpl == 3 || vcpu->pending != 0) {
     registers->rip = registers->rcx;
     registers->rflags = registers->r11;
   }
   if (cvm_machine.call_cpl != 3 && vcpu->pending != 0)
     vcpu_set_user_mode(vcpu);
+}
+
+static void return_from_call(struct vcpu *vcpu, long number, long result) {
+  struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  bool again = signals_begin_again(vcpu, number, result);
+  registers->rax = (uint64_t)(again ? number : result);
+  if (again)
+    registers->rcx -= 2;
+  go_on_behind_call(vcpu);
+}
+
+// While it takes or gives the flags, the stub's stack is the request.
+static void restore_stack(struct vcpu *vcpu) {
+  struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  if (registers->rsp - (uint64_t)&vcpu->request->r11 <= sizeof vcpu->request->r11)
+    registers->rsp = vcpu->request->rsp;
+}
+
+// A signal has come while the vCPU was in its call stub: either the call is over, or it begins again
+// behind the signal's handler.
+static void leave_call_stub(struct vcpu *vcpu) {
+  struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  struct request *request = vcpu->request;
+  const char *at = cvm_call_stub + (registers->rip - (uint64_t)vcpu->call_stub);
+  bool has_saved = at >= cvm_call_stub_saved && at != cvm_call_stub_direct;
+  if (has_saved)
+    restore_return(vcpu);
+  restore_stack(vcpu);
+  if (at >= cvm_call_stub_direct)
+    registers->r11 = registers->rflags;
+  if (at >= cvm_call_stub_taken && at < cvm_call_stub_direct) {
+    atomic_store(&request->state, REQUEST_IDLE);
+    go_on_behind_call(vcpu);
+  } else {
+    enum request_state state = companion_settle(vcpu);
+    bool is_over = state == REQUEST_DONE || (state == REQUEST_DECLINED && request->number > 0);
+    return_from_call(vcpu, (long)registers->rax, is_over ? request->number : CALL_NOT_BEGUN);
+  }
+  vcpu->run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+}
+
+static bool is_in_call_stub(const struct vcpu *vcpu) {
+  uint64_t offset = vcpu->run->s.regs.regs.rip - (uint64_t)vcpu->call_stub;
+  return offset < (uint64_t)(cvm_call_stub_end - cvm_call_stub);
+}
+
+// The same on the way there, from a replaced instruction.
+static void leave_call_path(struct vcpu *vcpu) {
+  struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  uint64_t site = rewrite_site(registers->rip);
+  if (site != 0) {
+    registers->rip = site;
+    vcpu->run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+  } else if (is_in_call_stub(vcpu)) {
+    leave_call_stub(vcpu);
+  }
 }
 
 // A handler's return has registers of its own.
@@ -102,6 +161,29 @@ static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
   default:
     return call_forward(vcpu, registers);
   }
+}
+
+// The rest of a write of which the companion could do a part without waiting.
+static long call_rest(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t progress) {
+  struct kvm_regs rest = *registers;
+  rest.rsi += progress;
+  rest.rdx -= progress;
+  long result = call_forward(vcpu, &rest);
+  return result < 0 ? (long)progress : (long)progress + result;
+}
+
+// A call that has left by an exit: the companion may have it, or have had it.
+static long settled_call(struct vcpu *vcpu, struct kvm_regs *registers) {
+  enum request_state state = companion_settle(vcpu);
+  if (state == REQUEST_DONE)
+    return vcpu->request->number;
+  if (state == REQUEST_DECLINED && vcpu->request->number > 0)
+    return call_rest(vcpu, registers, (uint64_t)vcpu->request->number);
+  rewrite_call_left(vcpu, registers->rcx, (long)registers->rax);
+  companion_call_left(vcpu, (long)registers->rax);
+  long result = call(vcpu, registers);
+  companion_call_returns(vcpu);
+  return result;
 }
 
 // The registers of the interrupted code. The vCPU is in the stub, its frame on its own stack.
@@ -168,6 +250,8 @@ void run_forever(struct vcpu *vcpu) {
   struct kvm_run *run = vcpu->run;
   struct kvm_regs *registers = &run->s.regs.regs;
   for (;;) {
+    if (vcpu->pending != 0)
+      leave_call_path(vcpu);
     if (vcpu->pending != 0 && !is_stub(registers->rip) && vcpu_is_between_instructions(vcpu)) {
       signals_deliver(vcpu, registers);
       run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
@@ -182,10 +266,11 @@ void run_forever(struct vcpu *vcpu) {
       run->immediate_exit = 0;
     } else if (is_call(vcpu, result)) {
       long number = (long)registers->rax;
+      restore_return(vcpu);
       if (number == SYS_rt_sigreturn)
         return_from_signal(vcpu);
       else
-        return_from_call(vcpu, number, call(vcpu, registers));
+        return_from_call(vcpu, number, settled_call(vcpu, registers));
       run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
     } else if (result == 0 && run->exit_reason == KVM_EXIT_HLT &&
                registers->rip == (uint64_t)cvm_exception_halted) {
@@ -199,6 +284,26 @@ void run_forever(struct vcpu *vcpu) {
       unexpected(vcpu, result);
     }
   }
+}
+
+void run_store(struct vcpu *vcpu, uint64_t *entry, uint64_t value) {
+  struct kvm_run *run = vcpu->run;
+  struct kvm_regs *registers = &run->s.regs.regs;
+  const struct kvm_regs before = *registers;
+  registers->rip = (uint64_t)vcpu->call_stub + (uint64_t)(cvm_call_stub_store - cvm_call_stub);
+  registers->rcx = (uint64_t)entry;
+  registers->rdx = value;
+  run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+  long result;
+  do {
+    run->immediate_exit = 0;
+    result = run_once(vcpu);
+  } while (result == -EINTR || result == -EAGAIN);
+  if (!is_call(vcpu, result))
+    unexpected(vcpu, result);
+  run->immediate_exit = vcpu->pending != 0;
+  *registers = before;
+  run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
 }
 
 static uint64_t time_stamp(void) {
@@ -233,8 +338,8 @@ int run_probe(struct vcpu *vcpu, bool *shares_time_stamps) {
   cvm_machine.call_cpl = s.cs.selector & 3;
   if (cvm_machine.call_cpl == 3)
     return 0;
-  cvm_machine.call_target = (uint64_t)cvm_call_stub;
-  return vcpu_set_call_target(vcpu);
+  cvm_machine.call_leave = (uint64_t)cvm_call_leave;
+  return 0;
 }
 
 /// On the vCPU's own stack. Returns only if the vCPU could not be started.

@@ -142,6 +142,13 @@ static void enter_handler(struct vcpu *vcpu, struct kernel_action action, int nu
   visit_end(vcpu, &registers, mask);
 }
 
+// A call that has not begun is not made; one that the kernel would begin again has not.
+static void leave_call(ucontext_t *context) {
+  greg_t *rip = &context->uc_mcontext.gregs[REG_RIP];
+  if (*rip >= (greg_t)cvm_call_window && *rip < (greg_t)cvm_call_window_end)
+    *rip = (greg_t)cvm_call_interrupted;
+}
+
 static void keep(struct vcpu *vcpu, int number, const siginfo_t *information,
                  ucontext_t *context) {
   vcpu->pending_information = *information;
@@ -150,9 +157,7 @@ static void keep(struct vcpu *vcpu, int number, const siginfo_t *information,
   vcpu->run->immediate_exit = 1;
   const uint64_t others = ~BIT(KICK_SIGNAL);  // wait in the kernel until this one is delivered
   memcpy(&context->uc_sigmask, &others, sizeof others);
-  greg_t *rip = &context->uc_mcontext.gregs[REG_RIP];
-  if (*rip >= (greg_t)cvm_call_window && *rip < (greg_t)cvm_call_window_end)
-    *rip = (greg_t)cvm_call_interrupted;
+  leave_call(context);
 }
 
 // A child that shares this memory (vfork) has the vCPU of its parent in view and runs on the host,
@@ -387,8 +392,10 @@ bool signals_begin_again(const struct vcpu *vcpu, long number, long result) {
 
 // Coming and going
 
-static void on_kick(int number) {
-  (void)number;
+static void on_kick(int number, siginfo_t *information, void *context) {
+  (void)number, (void)information;
+  if (companion_kicked())
+    leave_call(context);
   if (cvm_this_vcpu == NULL)
     return;
   cvm_this_vcpu->kicked = 1;
@@ -399,8 +406,8 @@ static void on_kick(int number) {
 int signals_prepare(struct vcpu *vcpu) {
   struct sigaction kick;
   memset(&kick, 0, sizeof kick);
-  kick.sa_handler = on_kick;
-  kick.sa_flags = SA_RESTART;
+  kick.sa_sigaction = on_kick;
+  kick.sa_flags = SA_RESTART | SA_SIGINFO;
   sigfillset(&kick.sa_mask);
   if (sigaction(KICK_SIGNAL, &kick, NULL) != 0)
     return errno;

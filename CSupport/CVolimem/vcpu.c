@@ -92,7 +92,8 @@ static int set_segments(struct vcpu *vcpu, uint64_t fs_base, uint64_t gs_base) {
   s.cs = segment(USER_CODE, true);
   s.ss = s.ds = s.es = s.fs = s.gs = segment(USER_DATA, false);
   s.fs.base = fs_base;
-  s.gs.base = gs_base;
+  vcpu->program_gs = gs_base;
+  s.gs.base = rewrite_uses_gs() ? (uint64_t)vcpu->request : gs_base;
   s.tr = (struct kvm_segment){.base = (uint64_t)&vcpu->task, .limit = sizeof vcpu->task - 1,
                               .selector = TASK_SELECTOR, .type = 11, .present = 1};
   s.gdt.base = (uint64_t)vcpu->gdt;
@@ -106,11 +107,11 @@ static int set_segments(struct vcpu *vcpu, uint64_t fs_base, uint64_t gs_base) {
   return (int)-vcpu_ioctl(vcpu, KVM_SET_SREGS, &s);
 }
 
-int vcpu_set_call_target(struct vcpu *vcpu) {
+static int set_call_target(struct vcpu *vcpu) {
   const struct kvm_msr_entry entries[] = {
       {.index = MSR_STAR,
        .data = (uint64_t)(USER_CODE - 16) << 48 | (uint64_t)KERNEL_CODE << 32},
-      {.index = MSR_LSTAR, .data = cvm_machine.call_target},
+      {.index = MSR_LSTAR, .data = (uint64_t)vcpu->call_stub},
       {.index = MSR_SYSCALL_MASK, .data = SYSCALL_MASK},
   };
   const int count = sizeof entries / sizeof entries[0];
@@ -150,6 +151,18 @@ static long enable_extended_state(struct vcpu *vcpu) {
   return result;
 }
 
+static int make_call_stub(struct vcpu *vcpu) {
+  long pages = map_pages(2 * PAGE_BYTES);
+  if (is_error(pages))
+    return (int)-pages;
+  vcpu->call_stub = (char *)pages;
+  vcpu->request = (struct request *)(vcpu->call_stub + PAGE_BYTES);
+  memcpy(vcpu->call_stub, cvm_call_stub, (size_t)(cvm_call_stub_end - cvm_call_stub));
+  RAW(SYS_mprotect, pages, PAGE_BYTES, PROT_READ | PROT_EXEC);
+  int64_t mapped = machine_map((uint64_t)pages, 2 * PAGE_BYTES);
+  return mapped < 0 ? (int)-mapped : 0;
+}
+
 static int fill(struct vcpu *vcpu, int index) {
   struct machine *m = &cvm_machine;
   vcpu->index = index;
@@ -164,6 +177,9 @@ static int fill(struct vcpu *vcpu, int index) {
   vcpu->exception_stack = is_error(exceptions) ? NULL : (char *)exceptions;
   if (vcpu->run == NULL || vcpu->host_stack == NULL || vcpu->exception_stack == NULL)
     return ENOMEM;
+  int error = make_call_stub(vcpu);
+  if (error != 0)
+    return error;
   int64_t mapped = machine_map((uint64_t)exceptions, EXCEPTION_STACK_BYTES);
   if (mapped >= 0)
     mapped = machine_map((uint64_t)vcpu, sizeof *vcpu);
@@ -177,7 +193,7 @@ static int fill(struct vcpu *vcpu, int index) {
   if (result != 0)
     return (int)-result;
   share_time_stamps(vcpu);
-  return vcpu_set_call_target(vcpu);
+  return set_call_target(vcpu);
 }
 
 static void discard(struct vcpu *vcpu) {
@@ -187,6 +203,8 @@ static void discard(struct vcpu *vcpu) {
     RAW(SYS_munmap, vcpu->host_stack, HOST_STACK_BYTES);
   if (vcpu->exception_stack != NULL)
     RAW(SYS_munmap, vcpu->exception_stack, EXCEPTION_STACK_BYTES);
+  if (vcpu->call_stub != NULL)
+    RAW(SYS_munmap, vcpu->call_stub, 2 * PAGE_BYTES);
   if (vcpu->fd > 0)
     RAW(SYS_close, vcpu->fd);
   RAW(SYS_munmap, vcpu, sizeof *vcpu);
@@ -244,6 +262,7 @@ int vcpu_start(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t fs_
   vcpu->pending = 0;
   vcpu->delivery_timer = 0;
   vcpu->visit = NULL;
+  companion_prepare(vcpu);
   vcpu->alternate_stack = (stack_t){.ss_flags = SS_DISABLE};
   atomic_store(&vcpu->generation, 0);
   return 0;

@@ -27,6 +27,13 @@ static bool is_traced(const char *kind) {
   return kinds != NULL && strstr(kinds, kind) != NULL;
 }
 
+static enum cvm_calls calls_wanted(void) {
+  const char *way = getenv("VOLIP_SYSCALLS");
+  if (way != NULL && strcmp(way, "exit") == 0)
+    return CVM_CALLS_EXIT;
+  return way != NULL && strcmp(way, "companion") == 0 ? CVM_CALLS_COMPANION : CVM_CALLS_AUTO;
+}
+
 static int thread_count(void) {
   DIR *tasks = opendir("/proc/self/task");
   if (tasks == NULL)
@@ -86,6 +93,7 @@ __attribute__((constructor)) static void enter(void) {
   const char *bits = getenv("VOLIP_PHYS_BITS");
   const struct cvm_options options = {
       .device = getenv("VOLIP_KVM_DEVICE"),
+      .calls = calls_wanted(),
       .phys_bits_max = bits != NULL ? atoi(bits) : 0,
       .trace_calls = is_traced("syscalls"),
       .trace_faults = is_traced("faults"),

@@ -37,6 +37,8 @@ public final class GuestRegion {
   private let region: UnsafeMutablePointer<cvm_region>
   private var consumed: UInt64 = 0
   private var isOpen = true
+  /// Entries that led to tables of the machine's own.
+  private var splitBefore: [Int: PageTableEntry] = [:]
 
   private static let pagesPerBlock = 512
   private static let pageBytes: UInt64 = 4096
@@ -79,20 +81,25 @@ public final class GuestRegion {
     return pages.contains(start) && start + Self.blockBytes <= pages.upperBound
   }
 
+  private func isAnotherRegions(_ block: Int) -> Bool {
+    let address = blockAddress(block)
+    return !MachineTables.pageTable.directoryEntry(for: address).entry.contains(.large)
+      && cvm_split_table(address.value) == nil
+  }
+
   /// Whole blocks lose write permission in their 2 MiB entries. Blocks that the pool shares with
   /// its neighbours get tables at once: there may be stacks in them, the processor's own too, which
   /// must not be read-only for a moment.
   private func protectBlocks() throws(PoolError) {
     let table = MachineTables.pageTable
-    for block in 0..<tables.blockCount
-    where !table.directoryEntry(for: blockAddress(block)).entry.contains(.large) {
+    for block in 0..<tables.blockCount where isAnotherRegions(block) {
       abandon()
       throw .trackerUnavailable(
         tracker: "guest", reason: "another pool has pages in the same 2 MiB")
     }
     for block in 0..<tables.blockCount {
       let leaf = table.directoryEntry(for: blockAddress(block))
-      if isWhole(block) {
+      if isWhole(block), leaf.entry.contains(.large) {
         leaf.entry = PageTableEntry(bits: leaf.entry.bits & ~PageTableEntry.Flags.writable.rawValue)
       } else {
         build(block)
@@ -108,7 +115,8 @@ public final class GuestRegion {
     let table = MachineTables.pageTable
     let address = blockAddress(block)
     let leaf = table.directoryEntry(for: address)
-    guard leaf.entry.contains(.large) else { return }
+    let before = cvm_split_table(address.value)
+    guard leaf.entry.contains(.large) || before != nil else { return }
     let first = leaf.entry.target.value & ~(Self.blockBytes - 1)
     // SAFETY: the reservation has 512 entries for each block.
     let entries = tables.entries + block * Self.pagesPerBlock
@@ -116,12 +124,13 @@ public final class GuestRegion {
     for index in 0..<Self.pagesPerBlock {
       let page = firstPage + index
       let own: PageTableEntry.Flags = range.contains(page) ? flags.union(.readable) : .readable
+      let place =
+        before.map { PageTableEntry(bits: $0[index]).target }
+        ?? GuestPhysicalAddress(first + UInt64(index) * Self.pageBytes)
       entries[index] =
-        PageTableEntry(
-          GuestPhysicalAddress(first + UInt64(index) * Self.pageBytes),
-          (0..<pageCount).contains(page) ? own : [.table, .dirty]
-        ).bits
+        PageTableEntry(place, (0..<pageCount).contains(page) ? own : [.table, .dirty]).bits
     }
+    if before != nil { splitBefore[block] = leaf.entry }
     // Not a walk: the table itself may lie in a block that is split by another pool's table, which
     // is not where `table(at:)` looks.
     let place = cvm_physical(UInt64(UInt(bitPattern: entries)))
@@ -192,7 +201,7 @@ public final class GuestRegion {
         leaf.entry.contains(.large)
         ? GuestPhysicalAddress(leaf.entry.target.value & ~(Self.blockBytes - 1))
         : PageTableEntry(bits: tables.entries[block * Self.pagesPerBlock]).target
-      leaf.entry = PageTableEntry(target, [.table, .dirty, .large])
+      leaf.entry = splitBefore[block] ?? PageTableEntry(target, [.table, .dirty, .large])
     }
     flush()
     tables.release()

@@ -14,6 +14,19 @@ public enum VirtualMachine {
   /// do not see into the guest.
   public static let traceSwitch = "VOLIP_TRACE"
 
+  /// `VOLIP_SYSCALLS=exit`: how system calls are made, a name of `CallPath`.
+  public static let callPathSwitch = "VOLIP_SYSCALLS"
+
+  /// How the guest's system calls are made.
+  public enum CallPath: String, CaseIterable, Sendable {
+    /// By a thread on the host beside the guest where that is right and a processor is to spare.
+    case auto
+    /// By that thread wherever it is right.
+    case companion
+    /// By the calling thread, which leaves the guest for each.
+    case exit
+  }
+
   public struct Facts: Equatable, Sendable {
     public let physicalBits: Int
     /// Whether guest-physical addresses are the virtual ones.
@@ -23,6 +36,8 @@ public enum VirtualMachine {
     public let memorySlots: Int
     public let tablePages: Int
     public let virtualProcessors: Int
+    /// System calls that needed no exit.
+    public let companionCalls: Int
   }
 
   /// Continues this process in guest mode: from here on every thread is a virtual processor and the
@@ -78,7 +93,8 @@ public enum VirtualMachine {
     return Facts(
       physicalBits: Int(facts.phys_bits), isIdentityMapped: facts.identity,
       callLevel: Int(facts.call_cpl), memorySlots: Int(facts.slots),
-      tablePages: Int(facts.table_pages), virtualProcessors: Int(facts.vcpus))
+      tablePages: Int(facts.table_pages), virtualProcessors: Int(facts.vcpus),
+      companionCalls: Int(facts.companion_calls))
   }
 
   private static func environmentOptions() -> cvm_options {
@@ -86,10 +102,19 @@ public enum VirtualMachine {
     return cvm_options(
       // SAFETY: the environment stays as it is until cvm_enter has returned.
       device: UnsafePointer(getenv(deviceSwitch)),
+      calls: callPath,
       phys_bits_max: Int32(environment(physicalBitsSwitch) ?? "") ?? 0,
       trace_calls: traced.contains("syscalls"), trace_faults: traced.contains("faults"),
       trace_exits: traced.contains("exits"), tracked_base: AddressMap.poolRange.lowerBound,
       tracked_bytes: UInt64(AddressMap.poolRange.count))
+  }
+
+  private static var callPath: cvm_calls {
+    switch environment(callPathSwitch).flatMap(CallPath.init) {
+    case .exit: CVM_CALLS_EXIT
+    case .companion: CVM_CALLS_COMPANION
+    case .auto, nil: CVM_CALLS_AUTO
+    }
   }
 
   private static func environment(_ name: String) -> String? {

@@ -73,7 +73,10 @@ struct Findings {
   }
 
   /// How system calls are made for the guest; none where there is no guest.
-  var forwardPath: String { problem == nil ? "exit" : "none" }
+  var forwardPath: String {
+    guard problem == nil else { return "none" }
+    return guest["companionCalls", default: 0] > 0 ? "companion" : "exit"
+  }
 
   /// What pools take without a choice.
   var tracker: TrackerKind? {

@@ -21,6 +21,7 @@ struct Measure: ParsableCommand {
     print("syscallCpl \(facts.callLevel)")
     print("exitNs \(Stopwatch.nanoseconds { VirtualMachine.exitOnce() })")
     print("forwardedCallNs \(Stopwatch.nanoseconds { _ = getppid() })")
+    print("companionCalls \(VirtualMachine.facts.companionCalls)")
     for kind in [TrackerKind.dirtyBits, .detectOnWrite] {
       print("\(kind.rawValue) \(Stopwatch.firstWrite(kind))")
     }

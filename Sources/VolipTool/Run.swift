@@ -18,6 +18,13 @@ struct Run: ParsableCommand {
   @Flag(help: "Programs that the program executes stay on the host.")
   var nativeChildren = false
 
+  @Option(
+    help: """
+      How system calls are made: by a thread beside the guest (companion), by leaving the guest \
+      (exit), or by whichever costs less (auto).
+      """)
+  var syscalls = VirtualMachine.CallPath.auto
+
   @Option(help: "A line on standard error for each of these: syscalls, faults, exits.")
   var trace: String?
 
@@ -55,9 +62,12 @@ struct Run: ParsableCommand {
     } else {
       unsetenv("VOLIP_NATIVE_CHILDREN")
     }
+    setenv(VirtualMachine.callPathSwitch, syscalls.rawValue, 1)
     if let trace { setenv(VirtualMachine.traceSwitch, trace, 1) }
   }
 }
+
+extension VirtualMachine.CallPath: ExpressibleByArgument {}
 
 /// The library that is preloaded.
 enum Library {

@@ -1,14 +1,15 @@
 // CVolimem: this process as a virtual machine on /dev/kvm. Mechanism, no policy.
 //
 // Every host thread is a vCPU at guest CPL3; virtual addresses stay what they were; the guest page
-// table is ordinary memory of the process. System calls leave the guest and are made by the same
-// thread on the host.
+// table is ordinary memory of the process. System calls are made by the companion, another thread on
+// the host, or leave the guest and are made by their own.
 //
 //   machine.c    VM, memory slots, guest-physical windows, the page table's upper levels
 //   vcpu.c       vCPUs: creation, reuse, descriptor tables, flushes
 //   run.c        the run loop: calls, exceptions, refusals
 //   process.c    threads, children, ends
-//   calls.c      the table of system calls and what they write
+//   calls.c      the table of system calls: what they write, and who may make them
+//   companion.c  a host thread that makes calls, so that they need no exit
 //   visit.c      one instruction on the host: faults arrive as they would without us
 //   signals.c    the program's handlers, in the guest
 //   regions.c    what the page-fault handler knows of pools
@@ -30,9 +31,17 @@
 
 // Entering
 
+/// How system calls are made for the guest.
+enum cvm_calls {
+  CVM_CALLS_AUTO,       // by the companion where that is right and a processor is to spare
+  CVM_CALLS_EXIT,       // each leaves the guest and is made by its own thread
+  CVM_CALLS_COMPANION,  // by the companion wherever that is right
+};
+
 /// What to do and what went wrong.
 struct cvm_options {
   const char *device;    // NULL: /dev/kvm
+  enum cvm_calls calls;
   int phys_bits_max;     // physical address bits to use at most; 0: what the host has
   bool trace_calls;      // one line for each forwarded system call on standard error
   bool trace_faults;
@@ -73,6 +82,7 @@ struct cvm_facts {
   uint64_t slots;            // memory slots
   uint64_t table_pages;      // pages of the page table, pools' tables not counted
   uint64_t vcpus;            // vCPUs created so far
+  uint64_t companion_calls;  // system calls that the companion has made
 };
 struct cvm_facts cvm_facts(void);
 
@@ -102,6 +112,10 @@ uint64_t cvm_physical(uint64_t address);
 /// entries into a pointer.
 uint64_t cvm_root(void);
 uint64_t *cvm_table_at(uint64_t guest_physical);
+
+/// The table of 4 KiB entries that this library has made for the 2 MiB at an address (program code of
+/// which the guest sees a changed copy), or NULL.
+uint64_t *cvm_split_table(uint64_t address);
 
 /// Atomic changes of one entry. The processor sets bits A and D in the same word at any time.
 static inline void cvm_entry_or(uint64_t *entry, uint64_t bits) {
@@ -171,6 +185,8 @@ uint32_t cvm_region_take(struct cvm_region *region, uint64_t index);
 /// Name of a call in the table, or NULL, and how many of its outputs may lie in pool memory.
 const char *cvm_call_name(int number);
 int cvm_call_output_count(int number);
+/// Who makes a call: the name of its way (calls.c), or NULL.
+const char *cvm_call_way(int number);
 
 #pragma GCC visibility pop
 

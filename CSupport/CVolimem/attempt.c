@@ -2,9 +2,9 @@
 // that waits. Whatever is not known to be so is declined, and the thread makes the call itself.
 //
 // A call that may wait is tried in a form that does not. Where that finds nothing to do, the
-// answer is the program's if it asked not to wait. A call that would send a signal to the thread that
-// makes it (SIGPIPE, SIGXFSZ) has failed without a trace and is declined; terminals, which stop
-// processes in the background, are declined at once.
+// answer is the program's if it asked not to wait. A call that would send a signal to the thread
+// that makes it (SIGPIPE, SIGXFSZ) has failed without a trace and is declined; terminals, which
+// stop processes in the background, are declined at once.
 #define _GNU_SOURCE
 #include "internal.h"
 

@@ -9,15 +9,16 @@
 //                        v withdraws             v
 //                      idle                   awaited -----> done or declined
 //
-// A stub that has waited long enough leaves by an exit; the run loop withdraws the request and makes
-// the call itself, as it does when the companion declines: because the call depends on the thread,
-// would wait, or failed in a way that sends a signal to the thread that makes it (`way` in calls.c).
-// A call in which the companion is stuck all the same is interrupted by a kick and declined.
+// A stub that has waited long enough leaves by an exit; the run loop withdraws the request and
+// makes the call itself, as it does when the companion declines: because the call depends on the
+// thread, would wait, or failed in a way that sends a signal to the thread that makes it (`way` in
+// calls.c). A call in which the companion is stuck all the same is interrupted by a kick and
+// declined.
 //
 // Who runs when. The companion takes requests only while `companion.open` is set, and sleeps after
-// a short time without any. Run loops wake it when calls come thick and fast, and leave it alone for
-// a while when requests had to be withdrawn: then it has no processor of its own, and exits cost
-// less. Every word that two threads write is atomic; nobody holds a lock while waiting for the
+// a short time without any. Run loops wake it when calls come thick and fast, and leave it alone
+// for a while when requests had to be withdrawn: then it has no processor of its own, and exits
+// cost less. Every word that two threads write is atomic; nobody holds a lock while waiting for the
 // other side but `companion.starting`, under which it is started and stopped.
 #define _GNU_SOURCE
 #include "internal.h"
@@ -228,7 +229,8 @@ void companion_call_left(struct vcpu *vcpu, long number) {
     atomic_store(&companion.exit_ticks, gap);
     vcpu->request->spins = spins_for(wait_ticks());
   }
-  bool is_frequent = gap < atomic_load(&companion.exit_ticks) + FREQUENT_TIME * ticks_per_microsecond;
+  uint64_t beyond = gap - atomic_load(&companion.exit_ticks);
+  bool is_frequent = (int64_t)beyond < (int64_t)(FREQUENT_TIME * ticks_per_microsecond);
   vcpu->frequent_calls = is_frequent ? vcpu->frequent_calls + 1 : 0;
   const int few = 4;
   if (vcpu->frequent_calls > few && !atomic_load(&companion.open) &&

@@ -135,7 +135,8 @@ cvm_stubs_end:
 // The call stub of one vCPU, copied to a page of its own with the vCPU's struct request on the page
 // behind it. System calls arrive here, at CPL3 under shadow paging and at CPL0 on processors, with
 // the way back in rcx and r11, which it may use. Where it is left by an exit, the run loop goes on
-// with what stands in the request; where a signal interrupts it, the labels say how far it has come.
+// with what stands in the request; where a signal interrupts it, the labels say how far it has
+// come.
         request = cvm_call_stub + 4096
         request_number = request + 8
         request_arguments = request + 16

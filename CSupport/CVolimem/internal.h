@@ -289,8 +289,8 @@ void rewrite_call_left(struct vcpu *vcpu, uint64_t back, long number);
 /// Whether a call changes pages of which the guest sees a changed copy; and before it is made.
 bool rewrite_covers(long number, const uint64_t *arguments);
 void rewrite_forget(struct vcpu *vcpu, const uint64_t *arguments);
-/// For an address on the way from a replaced instruction to the call stub: that instruction's, where
-/// the call begins again; else 0.
+/// For an address on the way from a replaced instruction to the call stub: that instruction's,
+/// where the call begins again; else 0.
 uint64_t rewrite_site(uint64_t rip);
 /// Whether gs finds a vCPU's request; and that the program wants it for itself.
 bool rewrite_uses_gs(void);

@@ -1,7 +1,7 @@
 // The run loop: a thread's host side. It enters the guest, and answers what brought it out:
 //
-//   a system call at CPL3   the call stub goes to a page that nobody may fetch: KVM_RUN refuses with
-//                           the instruction pointer there
+//   a system call at CPL3   the call stub goes to a page that nobody may fetch: KVM_RUN refuses
+//                           with the instruction pointer there
 //   a system call at CPL0   the call stub halts
 //   an exception            the stub halts: faults.
 //   a refusal (EFAULT)      the host has no page there, or not with that permission
@@ -92,8 +92,8 @@ static void restore_stack(struct vcpu *vcpu) {
     registers->rsp = vcpu->request->rsp;
 }
 
-// A signal has come while the vCPU was in its call stub: either the call is over, or it begins again
-// behind the signal's handler.
+// A signal has come while the vCPU was in its call stub: either the call is over, or it begins
+// again behind the signal's handler.
 static void leave_call_stub(struct vcpu *vcpu) {
   struct kvm_regs *registers = &vcpu->run->s.regs.regs;
   struct request *request = vcpu->request;

@@ -1,8 +1,8 @@
 // CVolimem: this process as a virtual machine on /dev/kvm. Mechanism, no policy.
 //
 // Every host thread is a vCPU at guest CPL3; virtual addresses stay what they were; the guest page
-// table is ordinary memory of the process. System calls are made by the companion, another thread on
-// the host, or leave the guest and are made by their own.
+// table is ordinary memory of the process. System calls are made by the companion, another thread
+// on the host, or leave the guest and are made by their own.
 //
 //   machine.c    VM, memory slots, guest-physical windows, the page table's upper levels
 //   vcpu.c       vCPUs: creation, reuse, descriptor tables, flushes
@@ -113,8 +113,8 @@ uint64_t cvm_physical(uint64_t address);
 uint64_t cvm_root(void);
 uint64_t *cvm_table_at(uint64_t guest_physical);
 
-/// The table of 4 KiB entries that this library has made for the 2 MiB at an address (program code of
-/// which the guest sees a changed copy), or NULL.
+/// The table of 4 KiB entries that this library has made for the 2 MiB at an address (program code
+/// of which the guest sees a changed copy), or NULL.
 uint64_t *cvm_split_table(uint64_t address);
 
 /// Atomic changes of one entry. The processor sets bits A and D in the same word at any time.

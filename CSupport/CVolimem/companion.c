@@ -25,7 +25,6 @@
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/mman.h>
 
 #ifndef CLONE_VM
@@ -51,10 +50,12 @@
 #define STUCK_TIME 2000      // in a call that somebody waits for, before it is kicked
 #define FIRST_BAN 1000       // when it does not pay; doubled each time
 #define LONGEST_BAN 1000000
+#define YIELD_TIME 6         // without a request, before others may have its processor
 // Waiting for something that may come soon is worth what going without costs: an exit. It is
 // measured, and believed within these bounds.
 #define SHORTEST_WAIT 10
 #define LONGEST_WAIT 150
+#define SLICE 100000         // of a processor, in nanoseconds
 // Served requests less what withdrawn ones cost, in served ones.
 #define CREDIT_MAX 200
 #define WITHDRAWN_COST 3
@@ -68,7 +69,7 @@ static struct {
   _Atomic bool is_retired;       // for good
   _Atomic uint64_t banned_until;
   _Atomic uint32_t ban;          // microseconds, of the next one
-  _Atomic uint64_t served;
+  _Atomic uint64_t served, declined, withdrawn, woken;  // how often
   _Atomic int credit;            // below 0 it does not pay
   _Atomic uint64_t exit_ticks;   // cost of a call that leaves, at best
   cvm_lock starting;
@@ -111,8 +112,8 @@ static bool serve(struct vcpu *vcpu) {
   companion.kicked = 0;
   bool is_made = call_for_another(vcpu, request, &companion.kicked);
   finish(request, is_made ? REQUEST_DONE : REQUEST_DECLINED);
-  if (is_made)  // nobody else adds to it
-    atomic_store_explicit(&companion.served, companion.served + 1, memory_order_relaxed);
+  _Atomic uint64_t *count = is_made ? &companion.served : &companion.declined;
+  atomic_store_explicit(count, *count + 1, memory_order_relaxed);  // nobody else adds to them
   return true;
 }
 
@@ -128,10 +129,15 @@ static void serve_until_idle(uint64_t wait) {
   int served = 0;
   // Whoever woke it has yet to come back into the guest.
   uint64_t limit = now() + 3 * wait;
-  while (now() < limit && !atomic_load_explicit(&companion.stopping, memory_order_relaxed)) {
+  uint64_t yield = now() + YIELD_TIME * ticks_per_microsecond;
+  for (uint64_t time; (time = now()) < limit && !atomic_load(&companion.stopping);) {
     if (serve_all()) {
       served += served < CREDIT_MAX;
-      limit = now() + wait;
+      time = now();
+      limit = time + wait;
+      yield = time + YIELD_TIME * ticks_per_microsecond;
+    } else if (time > yield) {
+      RAW(SYS_sched_yield);
     } else {
       __asm__ volatile("pause");
     }
@@ -142,11 +148,25 @@ static void serve_until_idle(uint64_t wait) {
   }
 }
 
+// A short slice: it is not far from running whenever others let it, and they are not when it
+// yields.
+static void ask_for_short_slices(void) {
+  const struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+  } wanted = {.size = 48, .nice = (int32_t)(20 - RAW(SYS_getpriority, 0, 0)), .runtime = SLICE};
+  RAW(SYS_sched_setattr, 0, &wanted, 0);  // older kernels refuse
+}
+
 __attribute__((noreturn)) static void run_companion(void) {
+  ask_for_short_slices();
   while (!atomic_load(&companion.stopping)) {
     uint32_t calls = atomic_load(&companion.calls);
     atomic_store(&companion.open, 1);
-    serve_until_idle(wait_ticks());
+    serve_until_idle(5 * wait_ticks());
     atomic_store(&companion.open, 0);
     serve_all();  // what was requested meanwhile
     if (!atomic_load(&companion.stopping))
@@ -166,13 +186,18 @@ bool companion_kicked(void) {
 
 // The other side
 
-static bool may_start(void) {
-  uint64_t processors[16] = {0};  // 1,024 of them
-  long bytes = RAW(SYS_sched_getaffinity, 0, sizeof processors, processors);
-  int count = 0;
-  for (long i = 0; i < bytes / 8; i++)
-    count += __builtin_popcountl(processors[i]);
-  return count > 1 || cvm_machine.options.calls == CVM_CALLS_COMPANION;
+#define PROCESSOR_WORDS 16  // for 1,024 of them
+
+// To any processor of the program's but the one that this thread runs on: a scheduler that finds
+// all of them busy leaves both on one, where each waits for the other.
+static bool place_elsewhere(void) {
+  uint64_t processors[PROCESSOR_WORDS] = {0};
+  uint32_t own = 0;
+  RAW(SYS_sched_getaffinity, 0, sizeof processors, processors);
+  RAW(SYS_getcpu, &own, 0, 0);
+  if (own < 64 * PROCESSOR_WORDS)
+    processors[own / 64] &= ~(1ul << own % 64);
+  return RAW(SYS_sched_setaffinity, atomic_load(&companion.tid), sizeof processors, processors) == 0;
 }
 
 // With all signals blocked, as they shall be in it: clone hands the mask on.
@@ -201,14 +226,13 @@ static void start(void) {
 static void wake(void) {
   if (atomic_load(&companion.is_retired))
     return;
+  atomic_fetch_add(&companion.woken, 1);
   lock(&companion.starting);
-  if (atomic_load(&companion.tid) == 0 && !atomic_load(&companion.is_retired)) {
-    if (may_start())
-      start();
-    else
-      atomic_store(&companion.is_retired, true);
-  }
+  if (atomic_load(&companion.tid) == 0 && !atomic_load(&companion.is_retired))
+    start();
   unlock(&companion.starting);
+  if (!place_elsewhere() && cvm_machine.options.calls == CVM_CALLS_AUTO)
+    atomic_store(&companion.is_retired, true);  // one processor
   atomic_fetch_add(&companion.calls, 1);
   futex(&companion.calls, FUTEX_WAKE, 1, 0);
 }
@@ -232,8 +256,9 @@ void companion_call_left(struct vcpu *vcpu, long number) {
   uint64_t beyond = gap - atomic_load(&companion.exit_ticks);
   bool is_frequent = (int64_t)beyond < (int64_t)(FREQUENT_TIME * ticks_per_microsecond);
   vcpu->frequent_calls = is_frequent ? vcpu->frequent_calls + 1 : 0;
-  const int few = 4;
-  if (vcpu->frequent_calls > few && !atomic_load(&companion.open) &&
+  // It has to earn trust, once.
+  const int few = atomic_load(&companion.credit) > CREDIT_MAX / 2 ? 0 : 4;
+  if (vcpu->frequent_calls >= few && !atomic_load(&companion.open) &&
       time >= atomic_load(&companion.banned_until))
     wake();
 }
@@ -271,7 +296,9 @@ enum request_state companion_settle(struct vcpu *vcpu) {
   struct request *request = vcpu->request;
   uint32_t requested = REQUEST_MADE;
   if (atomic_compare_exchange_strong(&request->state, &requested, REQUEST_IDLE)) {
+    atomic_fetch_add(&companion.withdrawn, 1);
     judge_withdrawn();
+    place_elsewhere();
     return REQUEST_IDLE;
   }
   if (requested == REQUEST_SERVED)
@@ -306,6 +333,29 @@ void companion_part(bool for_good) {
 }
 
 void companion_end(void) { ask_to_stop(); }
+
+void companion_report(void) {
+  uint64_t exits = 0;
+  for (const struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
+    exits += atomic_load(&vcpu->exits);
+  const struct {
+    const char *name;
+    uint64_t count;
+  } counts[] = {{"exits ", exits},
+                {", calls without exit ", companion.served},
+                {", declined ", companion.declined},
+                {", withdrawn ", companion.withdrawn},
+                {", companion woken ", companion.woken}};
+  struct line line = {.length = 0};
+  line_text(&line, "volip[");
+  line_number(&line, RAW(SYS_getpid));
+  line_text(&line, "] ");
+  for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+    line_text(&line, counts[i].name);
+    line_number(&line, (long)counts[i].count);
+  }
+  line_write(&line);
+}
 
 uint64_t companion_served(void) { return atomic_load(&companion.served); }
 

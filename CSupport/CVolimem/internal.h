@@ -170,7 +170,8 @@ extern struct machine cvm_machine;
 extern struct cvm_region cvm_regions[REGION_COUNT];
 /// After the last slot in use; the page-fault handler looks no further.
 extern struct cvm_region *cvm_regions_end;
-extern _Thread_local struct vcpu *cvm_this_vcpu;
+/// Initial-exec: the companion has no thread-local storage but zeroes where this is.
+extern _Thread_local struct vcpu *cvm_this_vcpu __attribute__((tls_model("initial-exec")));
 
 // machine.c
 int machine_prepare(const struct cvm_options *options, struct cvm_failure *failure);
@@ -268,6 +269,8 @@ long attempt_call(enum way way, long number, const uint64_t *arguments, volatile
 /// Before a thread begins on a vCPU.
 void companion_prepare(struct vcpu *vcpu);
 uint64_t companion_served(void);
+/// A line of counts on standard error, before the process ends.
+void companion_report(void);
 /// Ends what the vCPU has requested: REQUEST_DONE with the result in `number`, REQUEST_DECLINED, or
 /// REQUEST_IDLE if it was not even begun. Of a declined one, `number` bytes have been written.
 enum request_state companion_settle(struct vcpu *vcpu);

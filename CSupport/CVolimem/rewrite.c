@@ -31,6 +31,7 @@
 #define ARENA_BYTES (512ul << 10)
 #define PAGE_COUNT 64
 #define SITE_COUNT 256
+#define PROBE_COUNT 16
 #define TRAMPOLINE_BYTES 64
 #define HOT_COUNT 8           // exits of a site before it is replaced
 #define SHORT_JUMP_MAX 127
@@ -284,16 +285,25 @@ static void replace(struct vcpu *vcpu, uint64_t syscall, int64_t number) {
 
 // What others ask for
 
+// The site's place in a hash table from which nothing is ever removed; NULL if it is full there.
+static struct site *find_site(uint64_t syscall) {
+  for (uint32_t i = 0; i < PROBE_COUNT; i++) {
+    struct site *site = &rewriting.sites[((syscall ^ syscall >> 8) + i) % SITE_COUNT];
+    if (site->address == 0)
+      site->address = syscall;
+    if (site->address == syscall)
+      return site;
+  }
+  return NULL;
+}
+
 void rewrite_call_left(struct vcpu *vcpu, uint64_t back, long number) {
   if (!rewrite_uses_gs() || atomic_exchange(&rewriting.lock, 1) != 0)
     return;  // another time
-  uint64_t syscall = back - 2;
-  struct site *site = &rewriting.sites[(syscall ^ syscall >> 8) % SITE_COUNT];
-  if (site->address != syscall && (!site->is_tried || site->exits == 0))
-    *site = (struct site){.address = syscall};
-  if (site->address == syscall && !site->is_tried && ++site->exits >= HOT_COUNT) {
+  struct site *site = find_site(back - 2);
+  if (site != NULL && !site->is_tried && ++site->exits >= HOT_COUNT) {
     site->is_tried = true;
-    replace(vcpu, syscall, number);
+    replace(vcpu, site->address, number);
   }
   unlock(&rewriting.lock);
 }

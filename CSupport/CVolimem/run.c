@@ -144,6 +144,10 @@ static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
   switch (number) {
   case SYS_exit:
     process_exit_thread(vcpu, (long)registers->rdi);
+  case SYS_exit_group:
+    if (cvm_machine.options.trace_counts)
+      companion_report();
+    return call_forward(vcpu, registers);
   case SYS_clone:
   case SYS_clone3:
   case SYS_fork:

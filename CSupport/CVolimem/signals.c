@@ -395,7 +395,7 @@ bool signals_begin_again(const struct vcpu *vcpu, long number, long result) {
 static void on_kick(int number, siginfo_t *information, void *context) {
   (void)number, (void)information;
   if (companion_kicked())
-    leave_call(context);
+    return leave_call(context);
   if (cvm_this_vcpu == NULL)
     return;
   cvm_this_vcpu->kicked = 1;

@@ -39,7 +39,7 @@
 #define BREAKPOINT 3
 #define PAGE_FAULT 14
 
-_Thread_local struct vcpu *cvm_this_vcpu __attribute__((tls_model("initial-exec")));
+_Thread_local struct vcpu *cvm_this_vcpu;
 
 long vcpu_ioctl(const struct vcpu *vcpu, unsigned long request, void *argument) {
   return RAW(SYS_ioctl, vcpu->fd, request, argument);

@@ -98,6 +98,7 @@ __attribute__((constructor)) static void enter(void) {
       .trace_calls = is_traced("syscalls"),
       .trace_faults = is_traced("faults"),
       .trace_exits = is_traced("exits"),
+      .trace_counts = is_traced("counts"),
   };
   struct cvm_failure failure;
   if (!cvm_enter(&options, &failure))

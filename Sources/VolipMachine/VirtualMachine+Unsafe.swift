@@ -10,8 +10,8 @@ public enum VirtualMachine {
   public static let physicalBitsSwitch = "VOLIP_PHYS_BITS"
   /// Test switch: `VOLIP_KVM_DEVICE=/nowhere` opens that file in place of /dev/kvm.
   public static let deviceSwitch = "VOLIP_KVM_DEVICE"
-  /// `VOLIP_TRACE=syscalls,faults,exits` writes a line for each on standard error: strace and gdb
-  /// do not see into the guest.
+  /// `VOLIP_TRACE=syscalls,faults,exits` writes a line for each on standard error, and `counts` one
+  /// at the end: strace and gdb do not see into the guest.
   public static let traceSwitch = "VOLIP_TRACE"
 
   /// `VOLIP_SYSCALLS=exit`: how system calls are made, a name of `CallPath`.
@@ -105,7 +105,8 @@ public enum VirtualMachine {
       calls: callPath,
       phys_bits_max: Int32(environment(physicalBitsSwitch) ?? "") ?? 0,
       trace_calls: traced.contains("syscalls"), trace_faults: traced.contains("faults"),
-      trace_exits: traced.contains("exits"), tracked_base: AddressMap.poolRange.lowerBound,
+      trace_exits: traced.contains("exits"), trace_counts: traced.contains("counts"),
+      tracked_base: AddressMap.poolRange.lowerBound,
       tracked_bytes: UInt64(AddressMap.poolRange.count))
   }
 

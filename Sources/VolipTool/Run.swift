@@ -25,7 +25,11 @@ struct Run: ParsableCommand {
       """)
   var syscalls = VirtualMachine.CallPath.auto
 
-  @Option(help: "A line on standard error for each of these: syscalls, faults, exits.")
+  @Option(
+    help: """
+      A line on standard error for each of these: syscalls, faults, exits; and for counts one at \
+      the program's end.
+      """)
   var trace: String?
 
   @Argument(parsing: .postTerminator, help: "The program and its arguments, after --.")
@@ -34,8 +38,8 @@ struct Run: ParsableCommand {
   func validate() throws {
     guard !command.isEmpty else { throw ValidationError("Missing: -- and a program.") }
     for kind in (trace ?? "").split(separator: ",")
-    where !["syscalls", "faults", "exits"].contains(kind) {
-      throw ValidationError("'\(kind)' cannot be traced: syscalls, faults and exits can.")
+    where !["syscalls", "faults", "exits", "counts"].contains(kind) {
+      throw ValidationError("'\(kind)' cannot be traced: syscalls, faults, exits and counts can.")
     }
   }
 

@@ -46,6 +46,7 @@ struct cvm_options {
   bool trace_calls;      // one line for each forwarded system call on standard error
   bool trace_faults;
   bool trace_exits;
+  bool trace_counts;     // one line at the process's end
   uint64_t tracked_base;  // where pools may be: calls with pointers in here are looked at
   uint64_t tracked_bytes;
 };

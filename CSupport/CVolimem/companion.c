@@ -197,7 +197,8 @@ static bool place_elsewhere(void) {
   RAW(SYS_getcpu, &own, 0, 0);
   if (own < 64 * PROCESSOR_WORDS)
     processors[own / 64] &= ~(1ul << own % 64);
-  return RAW(SYS_sched_setaffinity, atomic_load(&companion.tid), sizeof processors, processors) == 0;
+  int tid = atomic_load(&companion.tid);
+  return RAW(SYS_sched_setaffinity, tid, sizeof processors, processors) == 0;
 }
 
 // With all signals blocked, as they shall be in it: clone hands the mask on.

@@ -333,8 +333,6 @@ void companion_part(bool for_good) {
   unlock(&companion.starting);
 }
 
-void companion_end(void) { ask_to_stop(); }
-
 void companion_report(void) {
   uint64_t exits = 0;
   for (const struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)

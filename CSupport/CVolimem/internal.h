@@ -282,8 +282,6 @@ bool companion_kicked(void);
 /// Before a call that makes a thread differ from others: the companion begins anew as a copy of it,
 /// or there is none any more, at once with `for_good`.
 void companion_part(bool for_good);
-/// The program's last thread ends.
-void companion_end(void);
 
 // rewrite.c
 void rewrite_prepare(void);

@@ -153,12 +153,21 @@ long process_clone(struct vcpu *vcpu, struct kvm_regs *registers, long number) {
   return result;
 }
 
+// A process ends with its last thread and its first one's status. The companion, and a thread of
+// KVM's own that the kernel counts in, would keep it alive.
+static void end_with_last_thread(long status) {
+  static _Atomic long first_status;
+  if (RAW(SYS_gettid) == RAW(SYS_getpid))
+    atomic_store(&first_status, status);
+  if (atomic_fetch_sub(&cvm_machine.thread_count, 1) == 1)
+    RAW(SYS_exit_group, atomic_load(&first_status));
+}
+
 void process_exit_thread(struct vcpu *vcpu, long status) {
   uint64_t all = ~0ul;
   RAW(SYS_rt_sigprocmask, 0, &all, 0, 8);
+  end_with_last_thread(status);
   atomic_store(&vcpu->tid, 0);
-  if (atomic_fetch_sub(&cvm_machine.thread_count, 1) == 1)
-    companion_end();
   cvm_exit_thread_without_stack(&vcpu->taken, status);
 }
 

@@ -6,6 +6,7 @@ import VolipMem
 let guestVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "guest-calls": guestCalls,
   "guest-children": guestChildren,
+  "guest-companion": guestCompanion,
   "guest-exits": guestExits,
   "guest-facts": guestFacts,
   "guest-fault": guestFault,
@@ -20,6 +21,7 @@ let guestVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "guest-threads": guestThreads,
   "guest-twice": guestTwice,
   "guest-unknown-call": guestUnknownCall,
+  "guest-ways": guestWays,
 ]
 
 func guestFacts(_ arguments: [String]) throws {

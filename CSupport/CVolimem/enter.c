@@ -47,6 +47,7 @@ bool cvm_enter(const struct cvm_options *options, struct cvm_failure *failure) {
   error = signals_prepare(vcpu);
   if (error != 0)
     return fail(failure, CVM_CREATE, error, "sigaction");
+  process_prepare();
   if (cvm_switch(vcpu, room_for_registers(vcpu)))
     return true;
   return fail(failure, CVM_CREATE, EIO, "the vCPU's registers");

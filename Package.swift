@@ -23,7 +23,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("HostilePoolTests", ["VolipMem", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("ExampleTests", ["hashmap-demo"]),
-  ("ProgramTests", []),
+  ("ProgramTests", ["CLibelf", "volip-plain-program"]),
   ("StyleTests", []),
 ]
 
@@ -96,6 +96,10 @@ let package = Package(
     .executableTarget(
       name: "volip-guest-program", dependencies: ["VolipMachine"], path: "Tests/GuestProgram",
       swiftSettings: swiftSettings),
+    // A program in C that knows nothing of this package.
+    .executableTarget(
+      name: "volip-plain-program", path: "Tests/PlainProgram", cSettings: cSettings,
+      linkerSettings: [.linkedLibrary("m"), .linkedLibrary("pthread")]),
     .target(
       name: "TestSupport",
       dependencies: [

@@ -22,10 +22,14 @@ import xml.etree.ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"  # not a version manager's shell script
+ATTEMPTS = 3  # tests that differ are run again alone: natively, too, some fail now and then
 CPYTHON_TESTS = (
     "test_thread test_threading test_signal test_subprocess test_mmap test_os test_io test_socket "
     "test_selectors test_fork1 test_multiprocessing_fork test_sqlite3"
 ).split()
+
+# Where the hypervisor below does not answer, this one waits for ever, natively as well.
+CPYTHON_IGNORED = {"test_socket": ["-i", "ThreadedVSOCKSocketStreamTest"]}
 
 COMPUTE = """
 def collatz(n):
@@ -210,14 +214,17 @@ def nginx(case):
     return case.serve(["nginx", "-c", f"{case.directory}/nginx.conf"], port, work)
 
 
-def cpython(case, module):
-    need(PYTHON)
-    if subprocess.run([PYTHON, "-c", f"import test.{module}"], capture_output=True).returncode != 0:
-        raise Skipped(f"test.{module} is not installed (libpython3.11-testsuite)")
+def cpython(case, python, module, names=()):
+    """The results of a module's tests by name; of some of them only, if `names` says which."""
+    need(python)
+    if subprocess.run([python, "-c", f"import test.{module}"], capture_output=True).returncode != 0:
+        raise Skipped(f"{python} has no test.{module}")
     report = os.path.join(case.directory, "report.xml")
     if os.path.exists(report):
         os.remove(report)
-    text = case.run([PYTHON, "-m", "test", "--junit-xml", report, module])
+    chosen = [word for name in names for word in ("-m", name)]
+    ignored = CPYTHON_IGNORED.get(module, [])
+    text = case.run([python, "-m", "test", "--junit-xml", report, *ignored, *chosen, module])
     if not os.path.exists(report):
         return text[-2000:]
     results = {}
@@ -252,22 +259,24 @@ PROGRAMS = {
 
 
 def difference(native, guest):
+    """Lines that say what differs, and the names of the tests that do."""
     if isinstance(native, dict) and isinstance(guest, dict):
-        names = sorted(set(native) | set(guest))
+        names = [name for name in sorted(set(native) | set(guest))
+                 if native.get(name) != guest.get(name)]
         return [f"{name}: native {native.get(name)}, guest {guest.get(name)}"
-                for name in names if native.get(name) != guest.get(name)]
+                for name in names], names
     if native == guest:
-        return []
-    return ["native: " + str(native)[-1500:], "guest:  " + str(guest)[-1500:]]
+        return [], []
+    return ["native: " + str(native)[-1500:], "guest:  " + str(guest)[-1500:]], []
 
 
-def measure(prefix, function, timeout):
+def measure(prefix, function, timeout, names=()):
     with tempfile.TemporaryDirectory() as directory:
         case = Case(prefix, directory, timeout)
         case.rate, case.log, case.count = [], "", None
         start = time.monotonic()
         try:
-            result = function(case)
+            result = function(case, names) if names else function(case)
         except subprocess.TimeoutExpired as error:
             result = f"not done after {error.timeout} s"
         except RuntimeError as error:
@@ -281,13 +290,19 @@ def compare(name, function, prefix, timeout):
         if str(native).startswith("not done"):
             raise Skipped(f"natively {native}")
         guest, guest_time, guest_case = measure(prefix, function, timeout)
+        differences, names = difference(native, guest)
+        again = len(names)
+        for _ in range(1, ATTEMPTS):
+            if names:
+                differences, names = difference(
+                    measure([], function, timeout, names)[0],
+                    measure(prefix, function, timeout, names)[0])
     except Skipped as reason:
         print(f"| {name} | | | | skipped: {reason} |", flush=True)
         return True
-    differences = difference(native, guest)
     verdict = "same" if not differences else "DIFFERENT"
     if native_case.count is not None:
-        verdict += f", {native_case.count} tests"
+        verdict += f", {native_case.count} tests" + (f", {again} of them again" if again else "")
     if native_case.rate and guest_case.rate:
         figures = ["/".join(f"{rate:.0f}" for rate in case.rate) + " per s"
                    for case in (native_case, guest_case)]
@@ -308,11 +323,13 @@ def main():
     parser.add_argument("--volip", default=str(ROOT / ".build/release/volip"))
     parser.add_argument("--timeout", type=float, default=600)
     parser.add_argument("--no-cpython", action="store_true")
+    parser.add_argument("--python", default=PYTHON, help="whose own tests are run")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     programs = dict(PROGRAMS)
     for module in CPYTHON_TESTS:
-        programs["cpython " + module] = lambda case, module=module: cpython(case, module)
+        programs["cpython " + module] = (
+            lambda case, names=(), module=module: cpython(case, options.python, module, names))
     print("| program | native | guest | guest speed | result |\n| --- | --- | --- | --- | --- |")
     is_same = True
     for name, function in programs.items():

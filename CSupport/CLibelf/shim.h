@@ -1,2 +1,4 @@
+// What it takes to judge a program's file.
 #include <libelf.h>
 #include <gelf.h>
+#include <sys/xattr.h>

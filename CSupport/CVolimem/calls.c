@@ -13,6 +13,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <linux/seccomp.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -235,9 +236,31 @@ static void refuse_unknown(long number, const uint64_t *arguments) {
   }
 }
 
-// Rings and contexts through which the kernel writes to memory later on, unseen.
-static bool is_refused(long number) {
-  return number == SYS_io_uring_setup || number == SYS_io_setup;
+// What the guest has not is refused as by a kernel or a processor without it; 0: it is not refused.
+static long refusal(long number) {
+  switch (number) {
+  case SYS_io_uring_setup:  // rings through which the kernel writes to memory later on, unseen
+  case SYS_io_setup:
+  case SYS_rseq:
+  case SYS_modify_ldt:
+    return -ENOSYS;
+  case SYS_pkey_alloc:
+    return -ENOSPC;
+  default:
+    return 0;
+  }
+}
+
+// A filter would judge this library's own calls, too.
+static void refuse_filter(long number, const uint64_t *arguments) {
+  bool is_wanted = number == SYS_prctl ? arguments[0] == PR_SET_SECCOMP
+                                       : arguments[0] == SECCOMP_SET_MODE_STRICT ||
+                                             (arguments[0] == SECCOMP_SET_MODE_FILTER &&
+                                              arguments[2] != 0);  // NULL only asks
+  if (is_wanted)
+    machine_stop("volip: a program that installs a seccomp filter cannot run in guest mode, whose "
+                 "own system calls it would judge; it was to be installed before the instruction "
+                 "at ", arguments[6]);
 }
 
 // Closes what is the program's between this library's descriptors.
@@ -267,6 +290,10 @@ static long close_range_of_program(const uint64_t *arguments) {
 }
 
 static long make_once(struct vcpu *vcpu, long number, const uint64_t *arguments) {
+  if (vcpu->late) {  // the call first, then the signal that is there; a kick comes soon
+    signals_resume(vcpu);
+    return cvm_interruptible_call(arguments, number, &vcpu->kicked);
+  }
   vcpu->kicked = 0;
   return number == SYS_rt_sigtimedwait
              ? signals_wait(vcpu, arguments)
@@ -325,8 +352,8 @@ static enum way way_of(long number, const uint64_t *arguments) {
 // A call in the thread that wants it; signals and their handlers are the guest's business.
 static long make(struct vcpu *vcpu, long number, const uint64_t *arguments, void *pointer) {
   const struct kvm_regs *registers = pointer;
-  if (is_refused(number))
-    return -ENOSYS;
+  if (refusal(number) != 0)
+    return refusal(number);
   if (is_hidden(number, arguments))
     return -EBADF;
   if (rewrite_covers(number, arguments))
@@ -335,12 +362,16 @@ static long make(struct vcpu *vcpu, long number, const uint64_t *arguments, void
   if (way == APART || way == ALONE)
     companion_part(way == ALONE);
   switch (number) {
+  case SYS_prctl:
+  case SYS_seccomp:
+    refuse_filter(number, arguments);
+    break;
   case SYS_close_range:
     return close_range_of_program(arguments);
   case SYS_rt_sigaction:
     return signals_action(arguments);
   case SYS_rt_sigprocmask:
-    return signals_mask(arguments);
+    return signals_mask(vcpu, arguments);
   case SYS_sigaltstack:
     return signals_alternate_stack(vcpu, registers->rsp, arguments);
   }

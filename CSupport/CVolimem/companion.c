@@ -25,6 +25,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #ifndef CLONE_VM
@@ -94,6 +95,13 @@ static uint64_t wait_ticks(void) {
   uint64_t least = SHORTEST_WAIT * ticks_per_microsecond;
   uint64_t most = LONGEST_WAIT * ticks_per_microsecond;
   return ticks < least ? least : ticks > most ? most : ticks;
+}
+
+void companion_begin(void) {
+  char *stack = companion.stack;
+  memset(&companion, 0, sizeof companion);
+  companion.stack = stack;
+  ticks_per_microsecond = 0;  // calibrate anew
 }
 
 // Its own side

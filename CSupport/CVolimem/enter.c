@@ -34,6 +34,7 @@ bool cvm_enter(const struct cvm_options *options, struct cvm_failure *failure) {
   cvm_machine.call_target = (uint64_t)target;
   cvm_machine.call_leave = (uint64_t)target;
   calls_prepare();
+  companion_begin();
   int error;
   struct vcpu *vcpu = vcpu_take(&error);
   if (vcpu == NULL)
@@ -51,6 +52,7 @@ bool cvm_enter(const struct cvm_options *options, struct cvm_failure *failure) {
   error = signals_prepare(vcpu);
   if (error != 0)
     return fail(failure, CVM_CREATE, error, "sigaction");
+  process_prepare();
   if (cvm_switch(vcpu, room_for_registers(vcpu)))
     return true;
   return fail(failure, CVM_CREATE, EIO, "the vCPU's registers");

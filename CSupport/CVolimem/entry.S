@@ -297,58 +297,61 @@ cvm_raw_companion:
 1:      pop %rbx
         ret
 
-// long cvm_raw_child(flags, parent_tid, child_tid, tls, registers): clone of a process, which goes
-// on outside the guest with `registers`. A child that shares memory (vfork) must not write to this
-// stack, which its waiting parent has under it.
+// long cvm_raw_child(const uint64_t *arguments, long number, bool shares_memory,
+// struct child_state *state): a clone or clone3 of a process, which goes on outside the guest with
+// the state. A child that shares memory writes nothing to this stack, which its parent has under
+// it, and says when it has read the state.
         .balign 16
         .globl cvm_raw_child
         .hidden cvm_raw_child
 cvm_raw_child:
-        mov %rdx, %r10
-        mov %rsi, %rdx
-        mov %r8, %r9                    // registers
-        mov %rcx, %r8
-        xor %esi, %esi
-        mov $56, %eax
         push %rbx
         push %r12
-        mov %rdi, %rbx
-        mov %r9, %r12
+        mov %edx, %ebx
+        mov %rcx, %r12
+        mov %rdi, %r11
+        mov %rsi, %rax
+        mov 0(%r11), %rdi
+        mov 8(%r11), %rsi
+        mov 16(%r11), %rdx
+        mov 24(%r11), %r10
+        mov 32(%r11), %r8
         syscall
         test %rax, %rax
         jnz 1f
-        test $0x100, %ebx               // CLONE_VM
+        test %ebx, %ebx
         jnz 2f
         sub $8, %rsp
         mov %r12, %rdi
         call process_forked
         jmp 3f
-2:      mov $14, %eax                   // rt_sigprocmask(SIG_SETMASK, mask)
+2:      mov 48(%r12), %rsp              // where a signal's frame may go
+        mov $14, %eax                   // rt_sigprocmask(SIG_SETMASK, mask)
         mov $2, %edi
         lea 144(%r12), %rsi
         xor %edx, %edx
         mov $8, %r10d
         syscall
-3:      mov %r12, %rdi
-        mov $-1, %edx
+3:      mov $-1, %edx
         mov $~0x200, %eax               // all but PKRU, which is the kernel's own to hand on
-        xrstor64 192(%rdi)
-        mov (%rdi), %rax
-        mov 8(%rdi), %rbx
-        mov 24(%rdi), %rdx
-        mov 32(%rdi), %rsi
-        mov 48(%rdi), %rsp
-        mov 56(%rdi), %rbp
-        mov 64(%rdi), %r8
-        mov 72(%rdi), %r9
-        mov 80(%rdi), %r10
-        mov 136(%rdi), %r11
-        mov 96(%rdi), %r12
-        mov 104(%rdi), %r13
-        mov 112(%rdi), %r14
-        mov 120(%rdi), %r15
-        mov 128(%rdi), %rcx
-        mov 40(%rdi), %rdi
+        xrstor64 192(%r12)
+        mov %r12, %r11
+        mov (%r11), %rax
+        mov 8(%r11), %rbx
+        mov 24(%r11), %rdx
+        mov 32(%r11), %rsi
+        mov 40(%r11), %rdi
+        mov 48(%r11), %rsp
+        mov 56(%r11), %rbp
+        mov 64(%r11), %r8
+        mov 72(%r11), %r9
+        mov 80(%r11), %r10
+        mov 96(%r11), %r12
+        mov 104(%r11), %r13
+        mov 112(%r11), %r14
+        mov 120(%r11), %r15
+        mov 128(%r11), %rcx
+        movq $1, 152(%r11)
         jmp *%rcx
 1:      pop %r12
         pop %rbx

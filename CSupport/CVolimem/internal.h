@@ -128,12 +128,17 @@ struct vcpu {
   volatile int pending;          // a signal to deliver before the guest runs again, or 0
   bool delivering;               // the visit under way is for that signal
   uint64_t pending_mask;         // the program's mask at its arrival
-  uint64_t hidden_mask;          // what the program blocks and a visit does not
+  uint64_t visit_mask;           // the program's mask during the visit under way
+  bool late;                     // signals were waiting when a handler returned (signals.c)
+  uint64_t late_mask;            // the program's mask meanwhile
   uint64_t first_mask;           // the program's when this thread began
   volatile int kicked;           // a kick came
   siginfo_t pending_information;
   int delivery_timer;            // a timer's number plus 1, or 0
   stack_t alternate_stack;       // the program's; the kernel knows it during visits only
+  uint64_t host_bases[2];        // FS and GS as the host's side of this thread has them
+  bool has_own_storage;          // the thread does not share another one's
+  struct vcpu **own_place;       // its cvm_this_vcpu, if so
 };
 
 #define REGION_COUNT 64
@@ -158,6 +163,7 @@ struct machine {
   uint32_t *window_of_chunk;     // guest-physical address >> 30, plus 1; 0: none yet
   uint64_t window_next;
   uint32_t slot_count;
+  cvm_lock kicks;                // held while one is sent, and by a thread that executes a program
   cvm_lock vcpus;                // guards `first` and vCPUs that are made or taken
   struct vcpu *first;
   _Atomic uint64_t vcpu_count;
@@ -170,12 +176,14 @@ extern struct machine cvm_machine;
 extern struct cvm_region cvm_regions[REGION_COUNT];
 /// After the last slot in use; the page-fault handler looks no further.
 extern struct cvm_region *cvm_regions_end;
-/// Initial-exec: the companion has no thread-local storage but zeroes where this is.
+/// For code in the guest. The run loop and handlers use vcpu_of_thread: FS may be anything.
 extern _Thread_local struct vcpu *cvm_this_vcpu __attribute__((tls_model("initial-exec")));
 
 // machine.c
 int machine_prepare(const struct cvm_options *options, struct cvm_failure *failure);
 void machine_discard(void);
+/// In a child that has its own memory: nothing of its parent's machine is left.
+void machine_forget(void);
 /// As cvm_map, on the host. Idempotent.
 int64_t machine_map(uint64_t address, uint64_t byte_count);
 /// Shows the page at `target` at `address` in the guest; before anything has run there.
@@ -200,6 +208,14 @@ int vcpu_start(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t fs_
                uint64_t gs_base);
 /// Extended state (x87, vector registers) of `from`, or of a fresh process if NULL.
 int vcpu_copy_extended_state(struct vcpu *to, struct vcpu *from);
+/// The vCPU of the calling thread, or NULL in a child that goes on outside the guest.
+struct vcpu *vcpu_of_thread(void);
+/// The base of GS as the program has it.
+uint64_t vcpu_program_gs(const struct vcpu *vcpu, const struct kvm_sregs *s);
+/// Lets the host's side of this thread have the program's FS and GS, before it runs there.
+void vcpu_share_bases(struct vcpu *vcpu);
+/// In a child that has its own memory: closes what it has inherited.
+void vcpus_forget(void);
 void vcpu_flush_if_stale(struct vcpu *vcpu);
 void vcpus_flush_others(struct vcpu *self);
 /// The signal that pulls a vCPU out of the guest; programs cannot block or handle it.
@@ -218,8 +234,15 @@ bool vcpu_is_between_instructions(const struct vcpu *vcpu);
 /// From the exception stub's level back to the program's.
 void vcpu_set_user_mode(struct vcpu *vcpu);
 
+// regions.c
+/// In a child that has its own memory: pools are not in it.
+void regions_forget(void);
+
 // process.c
 long process_arch_prctl(struct vcpu *vcpu, const struct kvm_regs *registers);
+long process_execute(struct vcpu *vcpu, const struct kvm_regs *registers);
+/// What this process has from its start and cannot keep in the guest.
+void process_prepare(void);
 long process_clone(struct vcpu *vcpu, struct kvm_regs *registers, long number);
 void process_exit_thread(struct vcpu *vcpu, long status) __attribute__((noreturn));
 void process_thread_begins(struct vcpu *vcpu) __attribute__((noreturn));
@@ -266,6 +289,8 @@ long attempt_call(enum way way, long number, const uint64_t *arguments, volatile
                   uint64_t *progress);
 
 // companion.c
+/// When the guest is entered: a child has its parent's state, and no companion.
+void companion_begin(void);
 /// Before a thread begins on a vCPU.
 void companion_prepare(struct vcpu *vcpu);
 uint64_t companion_served(void);
@@ -298,8 +323,9 @@ bool rewrite_uses_gs(void);
 void rewrite_give_back_gs(void);
 
 // visit.c
-/// Goes on outside the guest with `registers` and `mask` for one instruction, or until a signal's
-/// handler is entered; comes back with the registers to go on with in the guest.
+/// Goes on outside the guest with `registers` for one instruction, or until a signal's handler is
+/// entered; comes back with the registers to go on with in the guest. `mask` is the kernel's
+/// meanwhile; the program's is as it was.
 void visit_host(struct vcpu *vcpu, struct kvm_regs *registers, uint64_t mask);
 /// From a signal handler during a visit: back to the run loop.
 void visit_end(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t mask)
@@ -312,24 +338,27 @@ struct kernel_action;
 int signals_prepare(struct vcpu *vcpu);
 void signals_give_back(void);
 void signals_deliver(struct vcpu *vcpu, struct kvm_regs *registers);
-void signals_return(struct vcpu *vcpu, struct kvm_regs *registers);
+/// The program's rt_sigreturn. False if a signal came before it.
+bool signals_return(struct vcpu *vcpu, struct kvm_regs *registers);
+/// Signals that had to wait until the guest has run may come now. To be called before anything that
+/// depends on the mask.
+void signals_resume(struct vcpu *vcpu);
 long signals_set_action(int number, const struct kernel_action *wanted);
 /// Whether the program leaves all faults to us, which end it.
 bool signals_end_faults(void);
 void signals_set_mask(uint64_t mask);
 /// Blocks all signals, the kick too, and returns the mask before.
 uint64_t signals_block_all(void);
-/// For a signal that found the vCPU in a stub at CPL0: it is to leave the guest soon, behind it.
+/// The vCPU is to leave the guest soon, not at once.
 void signals_deliver_soon(struct vcpu *vcpu);
 long signals_action(const uint64_t *arguments);
-long signals_mask(const uint64_t *arguments);
+long signals_mask(struct vcpu *vcpu, const uint64_t *arguments);
 /// rt_sigtimedwait, but not for the kick.
 long signals_wait(struct vcpu *vcpu, const uint64_t *arguments);
 long signals_alternate_stack(struct vcpu *vcpu, uint64_t rsp, const uint64_t *arguments);
-/// What cvm_interruptible_call says when a signal came before the call.
+/// What cvm_interruptible_call says when a signal came before the call, or when the kernel would
+/// begin the call again after the signal's handler.
 #define CALL_NOT_BEGUN (-512l)
-/// Whether a call that ended like this is to be made again after the pending signal's handler.
-bool signals_begin_again(const struct vcpu *vcpu, long number, long result);
 
 // vdso.c
 /// Replaces what the guest cannot run: getcpu, and with `replace_clocks` the clocks.
@@ -365,13 +394,18 @@ long cvm_raw_thread(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_
 struct child_state {
   struct kvm_regs registers;
   uint64_t mask;
-  uint64_t padding[5];
+  uint64_t is_read;  // set by a child that shares memory
+  struct vcpu *parent;
+  bool keeps_handlers;
+  uint64_t padding[2];
   char extended[sizeof(struct kvm_xsave)];
 } __attribute__((aligned(64)));
 _Static_assert(offsetof(struct child_state, mask) == 144, "entry.S");
+_Static_assert(offsetof(struct child_state, is_read) == 152, "entry.S");
 _Static_assert(offsetof(struct child_state, extended) == 192, "entry.S");
-long cvm_raw_child(uint64_t flags, uint64_t parent_tid, uint64_t child_tid, uint64_t tls,
-                   const struct child_state *state);
+/// Makes a clone, clone3, fork or vfork that begins a process.
+long cvm_raw_child(const uint64_t *arguments, long number, bool shares_memory,
+                   struct child_state *state);
 struct visit;
 void cvm_visit_leave(struct visit *visit, void *context);
 void cvm_visit_return(void *host_stack) __attribute__((noreturn));

@@ -315,6 +315,7 @@ static int make_tables(struct cvm_failure *failure) {
   munmap(end, (size_t)(room + 2 * CHUNK_BYTES - end));
   madvise(arena, TABLE_ARENA_BYTES, MADV_NOHUGEPAGE);
   madvise(arena, TABLE_ARENA_BYTES, MADV_DONTFORK);
+  madvise(arena, TABLE_ARENA_BYTES, MADV_DONTDUMP);
   m->table_next = arena;
   m->table_end = end;
   m->top[0] = (uint64_t *)table_page();
@@ -372,6 +373,14 @@ void machine_discard(void) {
   if (m->kvm >= 0)
     close(m->kvm);
   *m = (struct machine){.kvm = -1, .vm = -1};
+}
+
+void machine_forget(void) {
+  vcpus_forget();
+  RAW(SYS_close, cvm_machine.vm);
+  RAW(SYS_close, cvm_machine.kvm);
+  cvm_machine = (struct machine){.kvm = -1, .vm = -1};
+  regions_forget();
 }
 
 struct cvm_facts cvm_facts(void) {

@@ -42,6 +42,13 @@ struct cvm_region *cvm_region_create(uint64_t address, uint64_t page_count, uint
   return region;
 }
 
+void regions_forget(void) {
+  for (struct cvm_region *region = cvm_regions; region < cvm_regions_end; region++)
+    *region = (struct cvm_region){.page_count = 0};
+  cvm_regions_end = cvm_regions;
+  region_lock = 0;
+}
+
 void cvm_region_destroy(struct cvm_region *region) {
   __atomic_store_n(&region->page_count, 0, __ATOMIC_RELEASE);
 }

@@ -78,7 +78,7 @@ static void go_on_behind_call(struct vcpu *vcpu) {
 
 static void return_from_call(struct vcpu *vcpu, long number, long result) {
   struct kvm_regs *registers = &vcpu->run->s.regs.regs;
-  bool again = signals_begin_again(vcpu, number, result);
+  bool again = result == CALL_NOT_BEGUN;
   registers->rax = (uint64_t)(again ? number : result);
   if (again)
     registers->rcx -= 2;
@@ -134,8 +134,9 @@ static void leave_call_path(struct vcpu *vcpu) {
 
 // A handler's return has registers of its own.
 static void return_from_signal(struct vcpu *vcpu) {
-  signals_return(vcpu, &vcpu->run->s.regs.regs);
-  if (cvm_machine.call_cpl != 3)
+  if (!signals_return(vcpu, &vcpu->run->s.regs.regs))
+    return_from_call(vcpu, SYS_rt_sigreturn, CALL_NOT_BEGUN);
+  else if (cvm_machine.call_cpl != 3)
     vcpu_set_user_mode(vcpu);
 }
 
@@ -153,6 +154,9 @@ static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
   case SYS_fork:
   case SYS_vfork:
     return process_clone(vcpu, registers, number);
+  case SYS_execve:
+  case SYS_execveat:
+    return process_execute(vcpu, registers);
   case OWN_CALL_EXIT:
     return 0;
   case OWN_CALL_MAP:
@@ -200,15 +204,10 @@ static void leave_exception(struct vcpu *vcpu, const struct exception_frame *fra
   vcpu_set_user_mode(vcpu);
 }
 
-// The program's mask, but that a fault is never blocked: it would end the process without a word.
-static uint64_t visible_mask(void) {
-  uint64_t mask;
-  RAW(SYS_rt_sigprocmask, SIG_SETMASK, 0, &mask, sizeof mask);
-  const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
-  for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
-    mask &= ~(1ul << (faults[i] - 1));
-  return mask;
-}
+// While an instruction runs on the host only its own faults may come, and those even if the program
+// blocks them: the kernel would end the process without a word.
+#define BIT(number) (1ul << ((number)-1))
+#define ALL_BUT_FAULTS ~(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGILL) | BIT(SIGFPE) | BIT(SIGTRAP))
 
 static void exception(struct vcpu *vcpu) {
   struct kvm_regs *registers = &vcpu->run->s.regs.regs;
@@ -238,7 +237,7 @@ static void exception(struct vcpu *vcpu) {
   if (frame->vector == BREAKPOINT && copy_in(&before, frame->rip - 1, 1) && before == breakpoint)
     frame->rip--;  // to the instruction itself
   leave_exception(vcpu, frame);
-  visit_host(vcpu, registers, visible_mask());
+  visit_host(vcpu, registers, ALL_BUT_FAULTS);
   vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
 }
 
@@ -266,6 +265,8 @@ void run_forever(struct vcpu *vcpu) {
     long result = run_once(vcpu);
     if (cvm_machine.options.trace_exits)
       trace(vcpu, "exit, reason and instruction", run->exit_reason, registers->rip);
+    if (vcpu->late && !is_call(vcpu, result))
+      signals_resume(vcpu);
     if (result == -EINTR || result == -EAGAIN) {
       run->immediate_exit = 0;
     } else if (is_call(vcpu, result)) {
@@ -282,7 +283,7 @@ void run_forever(struct vcpu *vcpu) {
     } else if (result == -EFAULT && !is_stub(registers->rip)) {
       if (cvm_machine.options.trace_faults)
         trace(vcpu, "refused by the host, instruction and stack", registers->rip, registers->rsp);
-      visit_host(vcpu, registers, visible_mask());
+      visit_host(vcpu, registers, ALL_BUT_FAULTS);
       run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
     } else {
       unexpected(vcpu, result);
@@ -349,11 +350,13 @@ int run_probe(struct vcpu *vcpu, bool *shares_time_stamps) {
 /// On the vCPU's own stack. Returns only if the vCPU could not be started.
 __attribute__((used, visibility("hidden"))) void run_first(struct vcpu *vcpu,
                                                            const struct kvm_regs *registers) {
-  uint64_t fs_base;
-  const int get_fs = 0x1003;
-  RAW(SYS_arch_prctl, get_fs, &fs_base);
+  enum { GET_FS = 0x1003, GET_GS };
+  RAW(SYS_arch_prctl, GET_FS, &vcpu->host_bases[0]);
+  RAW(SYS_arch_prctl, GET_GS, &vcpu->host_bases[1]);
+  int error = vcpu_start(vcpu, registers, vcpu->host_bases[0], vcpu->host_bases[1]);
+  if (error != 0)
+    return;
   cvm_this_vcpu = vcpu;
-  if (vcpu_start(vcpu, registers, fs_base, 0) == 0)
-    run_forever(vcpu);
-  cvm_this_vcpu = NULL;
+  vcpu->own_place = &cvm_this_vcpu;
+  run_forever(vcpu);
 }

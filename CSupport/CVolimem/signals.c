@@ -22,8 +22,10 @@
 
 #define SIGNAL_COUNT 64
 #define TRAP_FLAG 0x100
+#define DIRECTION_FLAG 0x400ul
 #define RESTORER_FLAG 0x04000000ul
 #define BIT(number) (1ul << ((number)-1))
+#define AUTO_DISARM (1 << 31)  // SS_AUTODISARM
 
 /// As the kernel's own call has it.
 struct kernel_action {
@@ -46,6 +48,17 @@ static bool is_fault(int number) {
 
 static bool has_handler(const struct kernel_action *action) {
   return action->handler != SIG_DFL && action->handler != SIG_IGN;
+}
+
+static bool dumps_core(int number) {
+  return number == SIGQUIT || number == SIGABRT || number == SIGSYS || number == SIGXCPU ||
+         number == SIGXFSZ || is_fault(number);
+}
+
+/// Whether the kernel's action is on_signal: a core is to show the program's registers, not ours.
+static bool is_ours(int number, const struct kernel_action *action) {
+  return has_handler(action) || is_fault(number) ||
+         (dumps_core(number) && action->handler == SIG_DFL);
 }
 
 // Ends without us
@@ -88,7 +101,7 @@ static void report(int number, const siginfo_t *information, const greg_t *regis
   line_text(&line, ", thread ");
   line_number(&line, RAW(SYS_gettid));
   line_write(&line);
-  if (is_memory && cvm_this_vcpu != NULL)  // a forked child has no pools
+  if (is_memory)
     report_pool(address);
 }
 
@@ -97,7 +110,7 @@ static void report(int number, const siginfo_t *information, const greg_t *regis
 static void end_by_default(int number, const siginfo_t *information) {
   struct kernel_action standard = {0};
   RAW(SYS_rt_sigaction, number, &standard, 0, 8);
-  if (information->si_code <= 0 || number == SIGTRAP)
+  if (information->si_code <= 0 || number == SIGTRAP || !is_fault(number))
     RAW(SYS_tgkill, RAW(SYS_getpid), RAW(SYS_gettid), number);
 }
 
@@ -108,22 +121,14 @@ static void forget_handler(int number) {
   signals_set_action(number, &standard);
 }
 
-static void context_block(ucontext_t *context, uint64_t more) {
-  uint64_t mask;
-  memcpy(&mask, &context->uc_sigmask, sizeof mask);
-  mask |= more;
-  memcpy(&context->uc_sigmask, &mask, sizeof mask);
-}
-
 // The guest goes on in the program's handler. The frame is the kernel's, from the return address
 // below `context` on.
 static void enter_handler(struct vcpu *vcpu, struct kernel_action action, int number,
                           siginfo_t *information, ucontext_t *context) {
-  if (vcpu->delivering)  // not the delivery's mask but the program's is to come back
-    memcpy(&context->uc_sigmask, &vcpu->pending_mask, sizeof vcpu->pending_mask);
-  else
-    context_block(context, vcpu->hidden_mask);
-  vcpu->delivering = false;
+  if (vcpu->alternate_stack.ss_flags & AUTO_DISARM)  // the kernel has done it, for this frame
+    RAW(SYS_sigaltstack, 0, &vcpu->alternate_stack);
+  // Not the visit's mask but the program's is to come back.
+  memcpy(&context->uc_sigmask, &vcpu->visit_mask, sizeof vcpu->visit_mask);
   context->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
   struct kvm_regs registers;
   registers_from_context(&registers, context);
@@ -133,17 +138,15 @@ static void enter_handler(struct vcpu *vcpu, struct kernel_action action, int nu
   registers.rsi = (uint64_t)information;
   registers.rdx = (uint64_t)context;
   registers.rax = 0;
-  registers.rflags = 0x202;
-  uint64_t mask;
-  memcpy(&mask, &context->uc_sigmask, sizeof mask);
-  mask |= action.mask | (action.flags & SA_NODEFER ? 0 : BIT(number));
+  registers.rflags &= ~DIRECTION_FLAG;
+  uint64_t mask = vcpu->visit_mask | action.mask | (action.flags & SA_NODEFER ? 0 : BIT(number));
   if (action.flags & SA_RESETHAND)
     forget_handler(number);
   visit_end(vcpu, &registers, mask);
 }
 
-// A call that has not begun is not made; one that the kernel would begin again has not.
-static void leave_call(ucontext_t *context) {
+// A call that has not begun, or that the kernel is about to begin again.
+static void interrupt_call(ucontext_t *context) {
   greg_t *rip = &context->uc_mcontext.gregs[REG_RIP];
   if (*rip >= (greg_t)cvm_call_window && *rip < (greg_t)cvm_call_window_end)
     *rip = (greg_t)cvm_call_interrupted;
@@ -157,45 +160,34 @@ static void keep(struct vcpu *vcpu, int number, const siginfo_t *information,
   vcpu->run->immediate_exit = 1;
   const uint64_t others = ~BIT(KICK_SIGNAL);  // wait in the kernel until this one is delivered
   memcpy(&context->uc_sigmask, &others, sizeof others);
-  leave_call(context);
-}
-
-// A child that shares this memory (vfork) has the vCPU of its parent in view and runs on the host,
-// handlers as well.
-static bool handle_in_child(const struct vcpu *vcpu, int number, siginfo_t *information,
-                            ucontext_t *context) {
-  struct kernel_action action = program_actions[number];
-  if (RAW(SYS_gettid) == atomic_load(&vcpu->tid) || !has_handler(&action))
-    return false;
-  ((void (*)(int, siginfo_t *, void *))action.handler)(number, information, context);
-  return true;
+  interrupt_call(context);
 }
 
 static void on_signal(int number, siginfo_t *information, void *pointer) {
   ucontext_t *context = pointer;
-  struct vcpu *vcpu = cvm_this_vcpu;
+  struct vcpu *vcpu = vcpu_of_thread();
   bool is_visit = vcpu != NULL && vcpu->visit != NULL;
   if (is_visit && number == SIGTRAP && information->si_code == TRAP_TRACE) {
     struct kvm_regs registers;
     registers_from_context(&registers, context);
-    context_block(context, vcpu->hidden_mask);
     extended_state_from_context(vcpu, (const char *)context->uc_mcontext.fpregs);
-    uint64_t mask;
-    memcpy(&mask, &context->uc_sigmask, sizeof mask);
-    // A delivery in vain: by now the program ignores the signal.
-    visit_end(vcpu, &registers, vcpu->delivering ? vcpu->pending_mask : mask);
+    visit_end(vcpu, &registers, vcpu->visit_mask);
   }
   bool is_synchronous = is_fault(number) && information->si_code > 0;
-  if (vcpu != NULL && handle_in_child(vcpu, number, information, context))
-    return;
   struct kernel_action action = program_actions[number];  // once: other threads change it
+  if (vcpu == NULL && has_handler(&action)) {
+    // In a child that shares this memory (vfork): it runs on the host, handlers as well.
+    ((void (*)(int, siginfo_t *, void *))action.handler)(number, information, context);
+    return;
+  }
   // As by the kernel, a fault that is blocked has no handler.
-  bool is_blocked = is_visit && is_synchronous && (vcpu->hidden_mask & BIT(number)) != 0;
+  bool is_blocked = is_visit && is_synchronous && (vcpu->visit_mask & BIT(number)) != 0;
   if (has_handler(&action) && is_visit && !is_blocked)
     enter_handler(vcpu, action, number, information, context);
   if (action.handler == SIG_IGN && !is_synchronous)
     return;  // it was on its way when the program changed its mind
-  if (has_handler(&action) && vcpu != NULL && !is_synchronous) {
+  bool is_deferred = has_handler(&action) || (dumps_core(number) && !is_visit);
+  if (is_deferred && vcpu != NULL && !is_synchronous) {
     keep(vcpu, number, information, context);
     return;
   }
@@ -213,7 +205,8 @@ bool signals_end_faults(void) {
 
 // Delivery
 
-// A stub cannot be abandoned half done, and nothing makes the vCPU leave behind it: a timer does.
+// For a signal that found the vCPU in a stub at CPL0, which cannot be abandoned half done, and for
+// late signals: nothing else makes the vCPU leave.
 void signals_deliver_soon(struct vcpu *vcpu) {
   struct sigevent event;
   memset(&event, 0, sizeof event);
@@ -251,7 +244,36 @@ void signals_deliver(struct vcpu *vcpu, struct kvm_regs *registers) {
   vcpu->delivering = false;
 }
 
-void signals_return(struct vcpu *vcpu, struct kvm_regs *registers) {
+// Signals that are waiting already when a handler returns come when the guest has run for a while
+// or made a call: else a timer that fires faster than this delivers would leave no time between.
+static void set_mask_after_handler(struct vcpu *vcpu, uint64_t mask) {
+  uint64_t waiting = 0;
+  stop_timer(vcpu);
+  RAW(SYS_rt_sigpending, &waiting, sizeof waiting);
+  vcpu->late = (waiting & ~mask & ~BIT(KICK_SIGNAL)) != 0;
+  if (!vcpu->late)
+    return signals_set_mask(mask);
+  vcpu->late_mask = mask;
+  vcpu->kicked = 0;
+  signals_deliver_soon(vcpu);
+  signals_set_mask(~0ul);
+}
+
+void signals_resume(struct vcpu *vcpu) {
+  if (!vcpu->late)
+    return;
+  vcpu->late = false;
+  signals_set_mask(vcpu->late_mask);
+  if (vcpu->pending == 0)  // another thread has it
+    stop_timer(vcpu);
+}
+
+bool signals_return(struct vcpu *vcpu, struct kvm_regs *registers) {
+  uint64_t before = signals_block_all();
+  if (vcpu->pending != 0) {
+    signals_set_mask(before);
+    return false;
+  }
   ucontext_t context;
   if (!copy_in(&context, registers->rsp, sizeof context))
     machine_stop("volip: rt_sigreturn without a frame at ", registers->rsp);
@@ -264,7 +286,8 @@ void signals_return(struct vcpu *vcpu, struct kvm_regs *registers) {
   vcpu->alternate_stack.ss_flags &= ~SS_ONSTACK;
   uint64_t mask;
   memcpy(&mask, &context.uc_sigmask, sizeof mask);
-  signals_set_mask(mask);
+  set_mask_after_handler(vcpu, mask);
+  return true;
 }
 
 // What the program asks for
@@ -282,13 +305,14 @@ void signals_set_mask(uint64_t mask) {
 }
 
 // The kernel's action for the program's: ours wherever the program has a handler or wants to know
-// of faults. Never SA_RESTART: the guest runs the handler before the call begins again.
+// of faults. With the program's SA_RESTART, so that the kernel judges which call begins again; the
+// guest runs the handler before it does.
 long signals_set_action(int number, const struct kernel_action *wanted) {
   struct kernel_action ours = *wanted;
-  if (has_handler(wanted) || is_fault(number)) {
+  if (is_ours(number, wanted)) {
     ours.handler = (void *)on_signal;
-    ours.flags = (wanted->flags & (SA_NOCLDSTOP | SA_NOCLDWAIT)) | SA_SIGINFO | SA_ONSTACK |
-                 RESTORER_FLAG;
+    ours.flags = (wanted->flags & (SA_NOCLDSTOP | SA_NOCLDWAIT | SA_RESTART)) | SA_SIGINFO |
+                 SA_ONSTACK | RESTORER_FLAG;
     ours.restorer = restorer;
     ours.mask = ~0ul;
     if (!(wanted->flags & SA_ONSTACK) && has_handler(wanted))
@@ -322,14 +346,38 @@ long signals_action(const uint64_t *arguments) {
   return 0;
 }
 
-long signals_mask(const uint64_t *arguments) {
-  uint64_t mask;
-  if (arguments[1] == 0 || arguments[3] != sizeof mask ||
-      !copy_in(&mask, arguments[1], sizeof mask))
-    return RAW(SYS_rt_sigprocmask, arguments[0], arguments[1], arguments[2], arguments[3]);
-  mask &= ~BIT(KICK_SIGNAL);
-  uint64_t before;
-  long result = RAW(SYS_rt_sigprocmask, arguments[0], &mask, &before, sizeof mask);
+// With a signal kept the kernel's mask is not the program's: that one's handler goes first.
+long signals_mask(struct vcpu *vcpu, const uint64_t *arguments) {
+  uint64_t wanted = 0;
+  if (arguments[3] != sizeof wanted)
+    return -EINVAL;
+  if (arguments[1] != 0 && !copy_in(&wanted, arguments[1], sizeof wanted))
+    return -EFAULT;
+  uint64_t before = signals_block_all();
+  if (vcpu->late)
+    before = vcpu->late_mask;
+  vcpu->late = false;
+  uint64_t after = before;
+  long result = 0;
+  if (vcpu->pending != 0)
+    result = CALL_NOT_BEGUN;
+  else if (arguments[1] != 0)
+    switch (arguments[0]) {
+    case SIG_BLOCK:
+      after = before | wanted;
+      break;
+    case SIG_UNBLOCK:
+      after = before & ~wanted;
+      break;
+    case SIG_SETMASK:
+      after = wanted;
+      break;
+    default:
+      result = -EINVAL;
+    }
+  signals_set_mask(after);
+  if (vcpu->pending == 0)
+    stop_timer(vcpu);
   if (result == 0 && arguments[2] != 0 && !copy_out(arguments[2], &before, sizeof before))
     return -EFAULT;
   return result;
@@ -346,7 +394,7 @@ long signals_wait(struct vcpu *vcpu, const uint64_t *arguments) {
 
 long signals_alternate_stack(struct vcpu *vcpu, uint64_t rsp, const uint64_t *arguments) {
   stack_t before = vcpu->alternate_stack;
-  bool is_on_it = !(before.ss_flags & SS_DISABLE) && rsp > (uint64_t)before.ss_sp &&
+  bool is_on_it = !(before.ss_flags & (SS_DISABLE | AUTO_DISARM)) && rsp > (uint64_t)before.ss_sp &&
                   rsp - (uint64_t)before.ss_sp <= before.ss_size;
   if (arguments[0] != 0) {
     stack_t wanted;
@@ -369,37 +417,19 @@ long signals_alternate_stack(struct vcpu *vcpu, uint64_t rsp, const uint64_t *ar
   return 0;
 }
 
-/// Whether SA_RESTART begins a call again (signal(7)): those that wait with a timeout, for several
-/// descriptors or for a signal end with EINTR whatever the handler's flags.
-static bool restarts(long number) {
-  switch (number) {
-  case SYS_poll: case SYS_ppoll: case SYS_select: case SYS_pselect6: case SYS_epoll_wait:
-  case SYS_epoll_pwait: case SYS_epoll_pwait2: case SYS_nanosleep: case SYS_clock_nanosleep:
-  case SYS_pause: case SYS_rt_sigsuspend: case SYS_rt_sigtimedwait: case SYS_semop:
-  case SYS_semtimedop: case SYS_msgrcv: case SYS_msgsnd: case SYS_io_getevents: case SYS_close:
-    return false;
-  default:
-    return true;
-  }
-}
-
-bool signals_begin_again(const struct vcpu *vcpu, long number, long result) {
-  if (result == CALL_NOT_BEGUN)
-    return true;
-  return result == -EINTR && vcpu->pending != 0 && restarts(number) &&
-         (program_actions[vcpu->pending].flags & SA_RESTART) != 0;
-}
-
 // Coming and going
 
-static void on_kick(int number, siginfo_t *information, void *context) {
+static void on_kick(int number, siginfo_t *information, void *pointer) {
   (void)number, (void)information;
   if (companion_kicked())
-    return leave_call(context);
-  if (cvm_this_vcpu == NULL)
+    return interrupt_call(pointer);
+  struct vcpu *vcpu = vcpu_of_thread();
+  if (vcpu == NULL)
     return;
-  cvm_this_vcpu->kicked = 1;
-  cvm_this_vcpu->run->immediate_exit = 1;
+  vcpu->kicked = 1;
+  vcpu->run->immediate_exit = 1;
+  if (vcpu->pending != 0)
+    interrupt_call(pointer);
 }
 
 /// Takes over from the kernel what the program has asked for so far.
@@ -414,11 +444,13 @@ int signals_prepare(struct vcpu *vcpu) {
   struct kernel_action installed;
   RAW(SYS_rt_sigaction, KICK_SIGNAL, 0, &installed, 8);
   restorer = installed.restorer;
+  uint64_t mask = BIT(KICK_SIGNAL);  // may be inherited
+  RAW(SYS_rt_sigprocmask, SIG_UNBLOCK, &mask, 0, sizeof mask);
   for (int number = 1; number < KICK_SIGNAL; number++) {
     struct kernel_action present;
     if (RAW(SYS_rt_sigaction, number, 0, &present, 8) != 0)
       continue;
-    if (is_fault(number) || has_handler(&present))
+    if (is_ours(number, &present))
       signals_set_action(number, &present);
     else
       program_actions[number] = present;
@@ -431,7 +463,8 @@ int signals_prepare(struct vcpu *vcpu) {
 
 /// In a child that has its own memory and goes on outside the guest: everything is the kernel's.
 void signals_give_back(void) {
-  for (int number = 1; number < KICK_SIGNAL; number++)
-    if (is_fault(number) || has_handler(&program_actions[number]))
+  program_actions[KICK_SIGNAL] = (struct kernel_action){0};
+  for (int number = 1; number <= KICK_SIGNAL; number++)
+    if (is_ours(number, &program_actions[number]) || number == KICK_SIGNAL)
       RAW(SYS_rt_sigaction, number, &program_actions[number], 0, 8);
 }

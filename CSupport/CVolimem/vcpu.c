@@ -177,6 +177,9 @@ static int fill(struct vcpu *vcpu, int index) {
   vcpu->exception_stack = is_error(exceptions) ? NULL : (char *)exceptions;
   if (vcpu->run == NULL || vcpu->host_stack == NULL || vcpu->exception_stack == NULL)
     return ENOMEM;
+  // A child must not keep the machine alive.
+  RAW(SYS_madvise, run, m->run_bytes, MADV_DONTFORK);
+  RAW(SYS_madvise, exceptions, EXCEPTION_STACK_BYTES, MADV_DONTFORK);
   int error = make_call_stub(vcpu);
   if (error != 0)
     return error;
@@ -263,9 +266,42 @@ int vcpu_start(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t fs_
   vcpu->delivery_timer = 0;
   vcpu->visit = NULL;
   companion_prepare(vcpu);
-  vcpu->alternate_stack = (stack_t){.ss_flags = SS_DISABLE};
+  vcpu->own_place = NULL;
   atomic_store(&vcpu->generation, 0);
   return 0;
+}
+
+struct vcpu *vcpu_of_thread(void) {
+  int tid = (int)RAW(SYS_gettid);
+  struct vcpu *vcpu = __atomic_load_n(&cvm_machine.first, __ATOMIC_ACQUIRE);
+  while (vcpu != NULL && atomic_load(&vcpu->tid) != tid)
+    vcpu = vcpu->next;
+  return vcpu;
+}
+
+// A program may change them in the guest, unseen.
+uint64_t vcpu_program_gs(const struct vcpu *vcpu, const struct kvm_sregs *s) {
+  return rewrite_uses_gs() ? vcpu->program_gs : s->gs.base;
+}
+
+void vcpu_share_bases(struct vcpu *vcpu) {
+  enum { SET_GS = 0x1001, SET_FS };
+  struct kvm_sregs s;
+  long result = vcpu_ioctl(vcpu, KVM_GET_SREGS, &s);
+  if (result == 0 && s.fs.base != vcpu->host_bases[0])
+    result = RAW(SYS_arch_prctl, SET_FS, s.fs.base);
+  uint64_t gs_base = vcpu_program_gs(vcpu, &s);
+  if (result == 0 && gs_base != vcpu->host_bases[1])
+    result = RAW(SYS_arch_prctl, SET_GS, gs_base);
+  if (result != 0)
+    machine_stop("volip: the segment bases could not be set, error ", (uint64_t)-result);
+  vcpu->host_bases[0] = s.fs.base;
+  vcpu->host_bases[1] = gs_base;
+}
+
+void vcpus_forget(void) {
+  for (struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
+    RAW(SYS_close, vcpu->fd);
 }
 
 int vcpu_copy_extended_state(struct vcpu *to, struct vcpu *from) {
@@ -347,9 +383,12 @@ void cvm_flush_others(void) {
 void vcpus_flush_others(struct vcpu *self) {
   uint64_t generation = atomic_load(&cvm_machine.generation);
   long process = RAW(SYS_getpid);
-  for (struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
+  for (struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next) {
+    lock(&cvm_machine.kicks);
     if (vcpu != self && is_stale_in_guest(vcpu, generation))
       RAW(SYS_tgkill, process, atomic_load(&vcpu->tid), KICK_SIGNAL);
+    unlock(&cvm_machine.kicks);
+  }
   for (struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
     while (vcpu != self && is_stale_in_guest(vcpu, generation))
       RAW(SYS_sched_yield);

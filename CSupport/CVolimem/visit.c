@@ -128,16 +128,18 @@ void visit_host(struct vcpu *vcpu, struct kvm_regs *registers, uint64_t mask) {
   uint64_t before = signals_block_all();
   if (vcpu->pending != 0)  // one came just now: its handler first, then the instruction again
     return signals_set_mask(before);
-  vcpu->hidden_mask = vcpu->delivering ? 0 : before & ~mask;
+  vcpu->visit_mask = vcpu->delivering ? vcpu->pending_mask : before;
   struct visit_frame frame;
   memset(&frame.context, 0, sizeof frame.context);
+  vcpu_share_bases(vcpu);
   extended_state_to_context(vcpu, &frame);
   registers_to_context(&frame.context, registers);
   // The program's alternate stack is the kernel's only during a visit: the run loop's own stack is
   // never on it, so that a signal there would begin at its top, over a handler's frames.
   frame.context.uc_stack = vcpu->alternate_stack;
   // The message of a fault on a full stack needs another: the unused end of this one.
-  if ((vcpu->alternate_stack.ss_flags & SS_DISABLE) && signals_end_faults())
+  bool is_fault = !vcpu->delivering;
+  if (is_fault && (vcpu->alternate_stack.ss_flags & SS_DISABLE) && signals_end_faults())
     frame.context.uc_stack = (stack_t){.ss_sp = vcpu->host_stack, .ss_size = VISIT_STACK_BYTES};
   memcpy(&frame.context.uc_sigmask, &mask, sizeof mask);
   struct visit visit = {.registers = registers};

@@ -45,6 +45,18 @@ static int thread_count(void) {
   return count;
 }
 
+static bool is_traced_by_another(void) {
+  FILE *status = fopen("/proc/self/status", "re");
+  char line[256];
+  int tracer = 0;
+  while (status != NULL && fgets(line, sizeof line, status) != NULL)
+    if (sscanf(line, "TracerPid: %d", &tracer) == 1)
+      break;
+  if (status != NULL)
+    fclose(status);
+  return tracer != 0;
+}
+
 static void refuse(const char *sentence, int error_number) {
   const char *reason = error_number != 0 ? strerror(error_number) : "";
   dprintf(STDERR_FILENO, "volip: %s cannot run in guest mode: %s%s%s. `volip doctor` says more.\n",
@@ -86,6 +98,9 @@ static void keep_children_native(void) {
 }
 
 __attribute__((constructor)) static void enter(void) {
+  if (is_traced_by_another())
+    refuse("a debugger or tracer would see the host's side of it only (volip run --native-children "
+           "leaves what a debugger starts on the host, --trace traces the program)", 0);
   // A library of the program has started threads already: all of a process is in the guest or
   // nothing.
   if (thread_count() > 1)

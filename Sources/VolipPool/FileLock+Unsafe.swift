@@ -45,11 +45,21 @@ final class FileLock {
       throw PoolFile.openError(path, errorNumber)
     }
     page = mapped
+    if Self.holder.exchange(getpid(), ordering: .relaxed) != getpid() {
+      Self.held.store(0, ordering: .relaxed)
+    }
     Self.held.add(1, ordering: .relaxed)
   }
 
+  private static let held = Atomic(0)
+  /// The process that `held` counts for: a forked child has none of its parent's.
+  private static let holder = Atomic<pid_t>(0)
+  private let process = getpid()
+
   /// Locks that this process has.
-  static let held = Atomic(0)
+  static var heldCount: Int {
+    holder.load(ordering: .relaxed) == getpid() ? held.load(ordering: .relaxed) : 0
+  }
 
   private static func lock(_ opened: Int32, _ path: String) throws(PoolError) {
     for _ in 0..<attemptsMax {
@@ -67,8 +77,9 @@ final class FileLock {
   func release() {
     guard isHeld else { return }
     isHeld = false
-    Self.held.subtract(1, ordering: .relaxed)
     close(descriptor)
+    guard process == getpid() else { return }  // a child has not the page
+    Self.held.subtract(1, ordering: .relaxed)
     munmap(page, Int(PoolGeometry.pageBytes))
   }
 }

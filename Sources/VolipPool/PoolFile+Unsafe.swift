@@ -30,7 +30,7 @@ public final class PoolFile {
   }
 
   /// Pools that this process has open.
-  public static var openCount: Int { FileLock.held.load(ordering: .relaxed) }
+  public static var openCount: Int { FileLock.heldCount }
 
   deinit {
     unlock()

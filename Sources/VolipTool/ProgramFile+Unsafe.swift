@@ -1,7 +1,7 @@
 // ProgramFile: whether a program can be taken into guest mode, told from its file.
 //
 // The library is loaded by the dynamic loader, so there must be one, it must be glibc's of x86-64,
-// and it must not be told to be careful (setuid, setgid).
+// and it must not be told to be careful (setuid, setgid, file capabilities).
 
 import CLibelf
 import Glibc
@@ -50,6 +50,10 @@ struct ProgramFile {
     }
     guard status.st_mode & (S_ISUID | S_ISGID) == 0 else {
       throw refusal(path, "is setuid or setgid: the loader preloads nothing into it")
+    }
+    // The size alone: a file without them has no such attribute.
+    guard fgetxattr(descriptor, "security.capability", nil, 0) < 0 else {
+      throw refusal(path, "has file capabilities: the loader preloads nothing into it")
     }
     try checkElf(path, descriptor)
     return nil

@@ -11,8 +11,9 @@ struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Runs an unmodified program in guest mode.",
     discussion: """
-      Programs that it executes are taken along. Static, setuid, setgid and 32-bit programs, and \
-      those of another C library than glibc, are refused before anything starts.
+      Programs that it executes are taken along. Refused before anything starts: static and \
+      32-bit programs, setuid and setgid ones, those with file capabilities, those of another C \
+      library than glibc.
       """)
 
   @Flag(help: "Programs that the program executes stay on the host.")

@@ -1,3 +1,4 @@
+import CLibelf
 import Foundation
 import TestSupport
 import Testing
@@ -82,6 +83,33 @@ import Testing
     #expect(outcome.status == .exited(0))
   }
 
+  @Test func aProgramThatInstallsASeccompFilterIsStoppedWithASentence() async throws {
+    // seccomp(SECCOMP_SET_MODE_FILTER, 0, NULL) only asks; a filter of no instructions does not.
+    let script = """
+      $| = 1; my $filter = pack("x16");
+      print syscall(317, 1, 0, 0), " ", $! + 0, "\n";
+      syscall(317, 1, 0, $filter);
+      print "still here\n";
+      """
+    let outcome = try await run(["perl", "-e", script])
+    #expect(outcome.output == "-1 14\n", "\(outcome.errors)")
+    #expect(outcome.status == .signaled(6))
+    #expect(outcome.errors.contains("seccomp filter cannot run in guest mode"))
+    let strict = "my $none = pack('x16'); syscall(157, 22, 2, $none); print 'here'"  // by prctl
+    let other = try await run(["perl", "-e", strict])
+    #expect(other.output.isEmpty && other.status == .signaled(6), "\(other)")
+  }
+
+  /// It would look at the run loop. A tracer in the guest, too, if what it starts is not native.
+  @Test func aTracedProgramDoesNotRun() async throws {
+    let program = [Helper.productDirectory + "/volip-plain-program", "traced-execution"]
+    let outcome = try await run(program)
+    #expect(outcome.output == "executed: exit 5, signal 0\n", "\(outcome.errors)")
+    #expect(outcome.errors.contains("volip: sh cannot run in guest mode: a debugger or tracer"))
+    let native = try await run(program, options: ["--native-children"])
+    #expect(native.output == "on the host\nexecuted: exit 0, signal 0\n", "\(native.errors)")
+  }
+
   @Test func aProgramThatCannotBeTakenIntoTheGuestDoesNotRun() async throws {
     // The device opens for `volip run` and not any more for the program.
     let outcome = try await run(
@@ -136,6 +164,18 @@ import Testing
   @Test func aSetuidProgramIsRefused() async throws {
     let outcome = try await refusal(of: make(elf(), mode: 0o4755))
     #expect(outcome.errors.contains("is setuid or setgid"), "\(outcome.errors)")
+  }
+
+  @Test func aProgramWithFileCapabilitiesIsRefused() async throws {
+    let program = make(elf())
+    // Revision 2 with CAP_NET_RAW permitted and effective.
+    let capabilities: [UInt8] = [1, 0, 0, 2, 0, 0x20] + [UInt8](repeating: 0, count: 14)
+    guard setxattr(program, "security.capability", capabilities, capabilities.count, 0) == 0 else {
+      return print("skipped: file capabilities: \(String(cString: strerror(errno)))")
+    }
+    let outcome = try await refusal(of: program)
+    #expect(outcome.errors.contains("has file capabilities"), "\(outcome.errors)")
+    #expect(outcome.status == .exited(1))
   }
 
   @Test func aScriptIsRefusedForItsInterpreter() async throws {

@@ -109,6 +109,24 @@ import Testing
         """, "\(outcome.errors)")
   }
 
+  /// A server's worker, say: its parent's pools are not its own, and its machine neither.
+  @Test(arguments: Guest.physicalBits)
+  func aForkedChildEntersAGuestOfItsOwn(bits: Int) async throws {
+    let outcome = try await Guest.run("guest-child-enters", [directory.path], bits: bits)
+    #expect(
+      outcome.output == """
+        generation 1 guest false of 0
+        generation 2 guest false of 0
+        generation 2 counted 200 guest true
+        ended 0 by 0
+        generation 1 counted 200 guest true
+        ended 0 by 0
+        generation 0 counted 200 guest true
+
+        """, "\(outcome.errors)")
+    #expect(outcome.status == .exited(0))
+  }
+
   /// Signals that were on their way when the program changed its mind ended it: those that find
   /// SIG_IGN on arrival, and those that the kernel drops when they are sent again.
   @Test func aSignalThatIsIgnoredByTheTimeItArrivesIsIgnored() async throws {

@@ -1,7 +1,14 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-let swiftSettings: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+/// The hooks and mutants of the crash laboratory: in debug builds, and in release builds with the
+/// trait. No other build has them.
+let laboratory = "CrashLaboratory"
+let swiftSettings: [SwiftSetting] = [
+  .treatAllWarnings(as: .error),
+  .define("VOLIP_LAB", .when(configuration: .debug)),
+  .define("VOLIP_LAB", .when(traits: [laboratory])),
+]
 let cSettings: [CSetting] = [.treatAllWarnings(as: .error)]
 
 func cTarget(_ name: String) -> Target {
@@ -17,10 +24,10 @@ let tests: [(String, [Target.Dependency])] = [
   ("VolipPoolTests", ["VolipPool"]),
   ("VolipMachineTests", ["VolipMachine", "CVolimem", "volip-test-helper", "volip-guest-program"]),
   ("VolipWriteSetTests", ["VolipWriteSet", "CVolipWriteSet"]),
-  ("VolipCommitTests", ["VolipCommit"]),
+  ("VolipCommitTests", ["VolipCommit", "CTestSupport"]),
   ("VolipHeapTests", ["VolipHeap"]),
   ("VolipMemTests", ["VolipMem", "volip-test-helper"]),
-  ("HostilePoolTests", ["VolipMem", "volip-test-helper"]),
+  ("HostilePoolTests", ["VolipMem", "CTestSupport", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("ExampleTests", ["hashmap-demo"]),
   ("ProgramTests", []),
@@ -36,6 +43,7 @@ let package = Package(
     .library(name: "VolipPreload", type: .dynamic, targets: ["CVolipPreload"]),
     .executable(name: "volip", targets: ["VolipTool"]),
   ],
+  traits: [.trait(name: laboratory, description: "Hooks and mutants of the crash laboratory")],
   dependencies: [
     .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.0", traits: []),
     .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
@@ -96,6 +104,7 @@ let package = Package(
     .executableTarget(
       name: "volip-guest-program", dependencies: ["VolipMachine"], path: "Tests/GuestProgram",
       swiftSettings: swiftSettings),
+    .target(name: "CTestSupport", path: "Tests/CTestSupport", cSettings: cSettings),
     .target(
       name: "TestSupport",
       dependencies: [

@@ -52,8 +52,9 @@ extension PoolEngine {
     else { throw .invalidArgument("a pool grows from \(file.superblock.geometry.fileBytes) bytes") }
     next.geometry.imageBytes = next.geometry.fileBytes - next.geometry.imageOffset
     try file.extend(to: next.geometry.fileBytes)
-    try workingCopy.remap(descriptor: file.descriptor, geometry: next.geometry)
+    try workingCopy.reserve(descriptor: file.descriptor, geometry: next.geometry)
     do throws(PoolError) {
+      try workingCopy.remap(descriptor: file.descriptor, geometry: next.geometry)
       let memory = try DurableMemory.map(
         descriptor: file.descriptor, forced: parts.memory.path)
       try writeBack(next, through: memory)
@@ -71,13 +72,32 @@ extension PoolEngine {
     var next = next
     next.sequence += 1
     do throws(PoolError) {
+      var lostLog: [Int] = []
       if !redoLog.isEmpty {
         redoLog.forEachLive { flush($0, in: memory, imageOffset: imageOffset) }
+        lostLog = try flushInsteadOfLostLog(memory)
         try memory.fence()
       }
       try file.write(next, through: memory)
+      // Nothing that the log had is needed any more.
+      for page in lostLog { try memory.rebuild(page: page) }
     } catch {
       throw poison(error, "checkpoint not finished")
     }
+  }
+
+  /// Where pages of the log failed, their records' lines are in the image and not durable, and
+  /// nobody knows which they are: everything that may have been written is flushed.
+  ///
+  /// - Returns: the pages, to be rebuilt when the log is empty.
+  private func flushInsteadOfLostLog(_ memory: DurableMemory) throws(PoolError) -> [Int] {
+    let failed = memory.failedPages
+    guard !failed.isEmpty, !failed.isOverfull else { return [] }
+    let pages = failed.offsets
+    guard pages.allSatisfy({ $0 < parts.imageOffset }) else { return [] }
+    failed.removeAll()
+    let end = parts.imageOffset + watchedPages * DurableMemory.pageBytes
+    memory.flush(parts.imageOffset..<end)
+    return pages
   }
 }

@@ -98,12 +98,17 @@ let package = Package(
 
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(
-      name: "volip-test-helper", dependencies: ["VolipMem", "CVolimem"], path: "Tests/Helper",
+      name: "volip-test-helper", dependencies: ["VolipMem", "CVolimem", "HostilePool"],
+      path: "Tests/Helper",
       swiftSettings: swiftSettings),
     // An ordinary program that must not notice whether it runs in guest mode.
     .executableTarget(
       name: "volip-guest-program", dependencies: ["VolipMachine"], path: "Tests/GuestProgram",
       swiftSettings: swiftSettings),
+    // A pool from any bytes, opened and used: for tests, and for libFuzzer (`make fuzz`).
+    .target(
+      name: "HostilePool", dependencies: ["VolipMem", "CVolipPersistence"],
+      path: "Tests/HostilePool", swiftSettings: swiftSettings),
     .target(name: "CTestSupport", path: "Tests/CTestSupport", cSettings: cSettings),
     .target(
       name: "TestSupport",
@@ -120,3 +125,11 @@ let package = Package(
   swiftLanguageModes: [.v6],
   cLanguageStandard: .gnu11
 )
+
+// Its main is libFuzzer's: built by `make fuzz` alone.
+if Context.environment["VOLIP_FUZZER"] != nil {
+  package.targets.append(
+    .executableTarget(
+      name: "volip-fuzzer", dependencies: ["HostilePool"], path: "Tests/Fuzzer",
+      swiftSettings: swiftSettings + [.unsafeFlags(["-parse-as-library"])]))
+}

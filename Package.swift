@@ -9,7 +9,11 @@ let swiftSettings: [SwiftSetting] = [
   .define("VOLIP_LAB", .when(configuration: .debug)),
   .define("VOLIP_LAB", .when(traits: [laboratory])),
 ]
-let cSettings: [CSetting] = [.treatAllWarnings(as: .error)]
+let cSettings: [CSetting] = [
+  .treatAllWarnings(as: .error),
+  .define("VOLIP_LAB", .when(configuration: .debug)),
+  .define("VOLIP_LAB", .when(traits: [laboratory])),
+]
 
 func cTarget(_ name: String) -> Target {
   .target(name: name, path: "CSupport/\(name)", cSettings: cSettings)

@@ -12,10 +12,12 @@ extension PoolEngine {
   func checkpoint() throws(PoolError) {
     let redoLog = parts.redoLog
     guard !redoLog.isEmpty else { return }
+    pass(.checkpoint)
     var next = file.superblock
     next.appliedLsn = redoLog.lastLsn
     next.logTail = redoLog.head
     try writeBack(next, through: parts.memory)
+    pass(.checkpointed)
     redoLog.removeAll()
   }
 
@@ -33,6 +35,7 @@ extension PoolEngine {
       try file.allocate(offset + next.geometry.logBytes..<offset + bytes)
       try file.sync()
       next.geometry.logBytes = bytes
+      pass(.logGrown)
     }
     // Positions stand for other places in a log of another size: go on at the start of a lap.
     next.logTail = (redoLog.head + bytes - 1) / bytes * bytes
@@ -52,6 +55,7 @@ extension PoolEngine {
     else { throw .invalidArgument("a pool grows from \(file.superblock.geometry.fileBytes) bytes") }
     next.geometry.imageBytes = next.geometry.fileBytes - next.geometry.imageOffset
     try file.extend(to: next.geometry.fileBytes)
+    pass(.imageGrown)
     try workingCopy.reserve(descriptor: file.descriptor, geometry: next.geometry)
     do throws(PoolError) {
       try workingCopy.remap(descriptor: file.descriptor, geometry: next.geometry)
@@ -77,6 +81,7 @@ extension PoolEngine {
         redoLog.forEachLive { flush($0, in: memory, imageOffset: imageOffset) }
         lostLog = try flushInsteadOfLostLog(memory)
         try memory.fence()
+        pass(.checkpointFlushed)
       }
       try file.write(next, through: memory)
       // Nothing that the log had is needed any more.

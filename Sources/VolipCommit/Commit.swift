@@ -15,11 +15,16 @@ extension PoolEngine {
   /// Commits the open section's writes. After an error the section is rolled back, unless the error
   /// says otherwise (rule 13).
   func commit(_ parts: EngineParts) throws(PoolError) {
+    pass(.collect)
     try collect(parts)
     guard parts.writeSet.lineCount > 0 else { return }
+    pass(.collected)
     let position = try prepare(parts)
+    pass(.prepared)
     let record = try log(parts, at: position)
+    pass(.logged)
     update(record, to: parts.memory, imageOffset: parts.imageOffset)
+    pass(.updated)
     if !parts.lostPages.isEmpty { try rebuildImage(parts) }
   }
 
@@ -77,6 +82,7 @@ extension PoolEngine {
       try rollBack(parts)
       throw isLogLost ? poison(error, "the log could not be written") : error
     }
+    pass(.logStored)
     do throws(PoolError) {
       try parts.memory.fence()
     } catch {
@@ -122,6 +128,7 @@ extension PoolEngine {
     }
     // Writes that came between are nobody's: what comes from here on is found by the next section.
     writeSet.compare(workingCopy, with: parts.image)
+    pass(.rollBack)
     if writeSet.lineCount > 0 { try rollBack(parts) }
   }
 

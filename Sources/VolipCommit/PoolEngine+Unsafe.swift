@@ -229,6 +229,7 @@ public final class PoolEngine: @unchecked Sendable {
     tracker.sectionOpened()
     section.pointee.owner = Unmanaged.passRetained(self).toOpaque()
     section.pointee.depth = 1
+    pass(.sectionOpened)
   }
 
   /// The thread's section is over, and with it its hold on the pool.

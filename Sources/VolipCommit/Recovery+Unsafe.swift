@@ -39,8 +39,11 @@ struct Recovery {
     let live = scan { _ in summary.recordCount += 1 }
     try judge(beyond: live.end, lastLsn: live.lastLsn)
     try requireWholeLog()
+    pass(.recovery)
     try secure(live)
+    pass(.recoverySecured)
     if summary.recordCount > 0 { try replay(live) }
+    pass(.recovered)
     var next = superblock
     next.sequence += 1
     next.generation += 1
@@ -181,6 +184,7 @@ struct Recovery {
     try forEachRecord(of: live) { (record) throws(PoolError) in
       update(record, to: memory, imageOffset: imageOffset)
       flush(record, in: memory, imageOffset: imageOffset)
+      pass(.replayed)
     }
   }
 

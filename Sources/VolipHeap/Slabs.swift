@@ -74,6 +74,7 @@ extension Heap {
     guard let block = takeBit(slab), slab.freeBlocks > 0 else {
       throw .damagedHeap(offset: UInt64(slab.offset), reason: "slab in the list has no free block")
     }
+    pass(.allocation)
     setFreeBlocks(slab, slab.freeBlocks - 1)
     if slab.freeBlocks == 1 {
       let entry = try table[first]

@@ -307,6 +307,7 @@ public final class PoolFile {
       // Nothing but the copy is in its page: what stands in for a page that failed has it all.
       try memory.rebuildFailed(in: offset..<offset + DurableMemory.pageBytes)
       try memory.fence()
+      pass(.superblockCopy)
     }
     copyOffsets = Superblock.copyOffsets
     superblock = next

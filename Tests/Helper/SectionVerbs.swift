@@ -31,19 +31,27 @@ func lonePages(_ arguments: [String]) throws {
 
 /// Moves money between accounts, each transfer a section, for ever; prints each number when its
 /// section is durable. Blocks come and go with it; now and then a section is taken back, is too
-/// large for the log as it is, or the pool grows. Meant to be killed.
+/// large for the log as it is, or the pool grows. Meant to be killed. With a third argument numbers
+/// are lines of text, after one that says how writes become durable, which libpmem then decides.
 func transfer(_ arguments: [String]) throws {
   var options = Pool.Options()
   options.engine.tracker = TrackerKind(rawValue: arguments[1])
-  options.engine.persistencePath = .cacheLines
+  let isText = arguments.count > 2
+  if !isText { options.engine.persistencePath = .cacheLines }
   let pool = try Pool.open(arguments[0], options: options)
+  if isText { say("CUT path \(pool.persistencePath.rawValue)") }
   let bank = try pool.root("bank", as: Bank.self)!.pointee
   var random = UInt64(getpid()) | 1
   while true {
     let next = bank.transferCount.pointee + 1
     if next % 31 == 0 { try? pool.section { _ in try transferAndFail(pool, bank, &random) } }
     if next % 97 == 0, bank.growthCount.pointee < 10 {
-      try pool.grow(byteCount: (9 + bank.growthCount.pointee) << 20)
+      do throws(PoolError) {
+        try pool.grow(byteCount: (9 + bank.growthCount.pointee) << 20)
+      } catch {
+        // It was killed between the growth and the section that counts it.
+        guard case .invalidArgument = error else { throw error }
+      }
     }
     try pool.section { _ in
       try transferOnce(pool, bank, &random)
@@ -53,8 +61,12 @@ func transfer(_ arguments: [String]) throws {
       }
       bank.transferCount.pointee = next
     }
-    var number = next
-    write(1, &number, 8)
+    if isText {
+      say("CUT acknowledged \(next)")
+    } else {
+      var number = next
+      write(1, &number, 8)
+    }
   }
 }
 

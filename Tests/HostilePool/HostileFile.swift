@@ -16,9 +16,9 @@ public final class HostileFile {
   nonisolated(unsafe) public static let shared = HostileFile()
 
   private let descriptor: Int32
-  private let path: String
-  private let sources: [WholePool]
-  private var options = Pool.Options()
+  let path: String
+  let sources: [WholePool]
+  private(set) var options = Pool.Options()
 
   /// What became of an input.
   public enum Outcome: Hashable, Sendable {
@@ -77,7 +77,7 @@ public final class HostileFile {
   }
 
   /// A file with holes where the pool has zeros and no change touched it.
-  private func write(_ source: WholePool, _ touched: Set<Int>, length: Int) {
+  func write(_ source: WholePool, _ touched: Set<Int>, length: Int) {
     precondition(ftruncate(descriptor, 0) == 0 && ftruncate(descriptor, off_t(length)) == 0)
     for page in touched.union(source.pages) where page * 4096 < length {
       let count = min(4096, length - page * 4096, source.bytes.count - page * 4096)

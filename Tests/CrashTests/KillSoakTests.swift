@@ -68,15 +68,6 @@ import Testing
     var acknowledged: UInt64 = 0
     var directory = TemporaryDirectory()
     for kill in 0..<kills {
-      if kill % Self.killsPerPool == 0 {
-        directory = TemporaryDirectory()
-        acknowledged = 0
-      }
-      let path = directory.file("bank.pool")
-      if access(path, F_OK) != 0 {
-        let made = try await Helper.run("volip-test-helper", ["make-bank", path])
-        try #require(made.status == .exited(0), "\(made.errors)")
-      }
       var environment = base
       var point: KillPoint?
       if kill % 4 != 0 {
@@ -85,6 +76,22 @@ import Testing
         let most = Self.passesMax(point!)
         environment[KillPoint.switchName] =
           "\(point!.rawValue):\(Int.random(in: 1...most, using: &generator))"
+      }
+      // A log grows in its first minutes alone.
+      if kill % Self.killsPerPool == 0 || point == .logGrown {
+        directory = TemporaryDirectory()
+        acknowledged = 0
+      }
+      let path = directory.file("bank.pool")
+      if access(path, F_OK) != 0 {
+        let made = try await Helper.run("volip-test-helper", ["make-bank", path])
+        try #require(made.status == .exited(0), "\(made.errors)")
+      }
+      // An audit leaves nothing to recover: what dies in recovery needs a kill before.
+      if [.recovery, .recoverySecured, .replayed, .recovered].contains(point) {
+        let before = try await run(
+          path, kind, base, limit: UInt64.random(in: 5...40, using: &generator))
+        acknowledged = max(acknowledged, before.last)
       }
       let limit = UInt64.random(in: point == nil ? 0...300 : 150...300, using: &generator)
       let end = try await run(path, kind, environment, limit: limit)

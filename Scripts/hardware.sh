@@ -4,8 +4,8 @@
 # differs from shadow paging is tested: system calls that arrive at level 0, guest-physical windows
 # (40 physical bits), flushes that really are needed. Nothing is timed. Says `hardware N run, N
 # failed`. Then power cuts on an emulated NVDIMM: see power-cuts.py; CUTS says how many, 20 if
-# nothing does, 0 for none. Exit status 0 if nothing failed, also when it had to be skipped, with the
-# reason.
+# nothing does, 0 for none. Exit status 0 if nothing failed, also when it had to be skipped, with
+# the reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

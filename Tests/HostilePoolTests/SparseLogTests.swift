@@ -5,8 +5,8 @@ import Testing
 @testable import VolipMem
 
 @Suite struct SparseLogTests {
-  /// Recovery has to see that nothing is sealed behind the last record. It once read a whole log for
-  /// that, as long as an attacker said.
+  /// Recovery has to see that nothing is sealed behind the last record. It once read a whole log
+  /// for that, as long as an attacker said.
   @Test func aLogThatIsAHoleIsNotRead() throws {
     var template = Array("/var/tmp/volip-test-XXXXXX".utf8CString)
     guard mkdtemp(&template) != nil else { return print("skipped: no /var/tmp") }

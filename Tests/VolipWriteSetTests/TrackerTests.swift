@@ -80,8 +80,8 @@ final class TrackedPages {
 }
 
 @Suite struct TrackerTests {
-  /// Random rounds against a byte-for-byte oracle, as many as VOLIP_TRACKER_ROUNDS says: nothing that
-  /// changed is missed, nothing that was neither written nor retained is reported.
+  /// Random rounds against a byte-for-byte oracle, as many as VOLIP_TRACKER_ROUNDS says: nothing
+  /// that changed is missed, nothing that was neither written nor retained is reported.
   @Test(arguments: TrackerKind.hostKinds, [1, 2])
   func noPageIsMissedInAThousandRandomRounds(_ kind: TrackerKind, threads: Int) throws {
     guard whyUnavailable(kind) == nil else { return }

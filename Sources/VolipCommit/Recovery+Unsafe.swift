@@ -122,14 +122,16 @@ struct Recovery {
     // than this is a forgery.
     var budget = geometry.logBytes * 2
     var position = end
-    var data: Range<UInt64> = 0..<0
+    // A log may be long and hardly written: holes of the file are not read. They are asked for
+    // before the walk, because what the kernel reads ahead of it are holes no more.
+    let log = geometry.logOffset..<geometry.logOffset + geometry.logBytes
+    let parts = file.dataParts(in: log)
     while position < logEnd {
-      // A log may be long and hardly written: holes of the file are not read.
       let byte = geometry.logOffset + position % geometry.logBytes
-      if !data.contains(byte) {
-        data = file.data(in: byte..<geometry.logOffset + geometry.logBytes)
-        position += data.lowerBound - byte
-        if data.isEmpty { continue }
+      let next = parts.first { $0.upperBound > byte }
+      if (next?.lowerBound ?? log.upperBound) > byte {
+        position += (next?.lowerBound ?? log.upperBound) - byte
+        continue
       }
       if let candidate = candidate(at: position), candidate.record.header.lsn > lastLsn {
         let header = candidate.record.header

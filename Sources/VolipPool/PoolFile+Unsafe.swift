@@ -272,9 +272,26 @@ public final class PoolFile {
   /// is none left.
   public private(set) lazy var holesNeedBlocks = cvp_is_on_tmpfs(descriptor) != 0
 
+  /// Parts of a range that are no holes of the file, ascending; of very many the last reaches to the
+  /// end of the range.
+  public func dataParts(in range: Range<UInt64>) -> [Range<UInt64>] {
+    var parts: [Range<UInt64>] = []
+    var rest = range
+    while !rest.isEmpty, parts.count < Self.dataPartsMax {
+      let part = data(in: rest)
+      if !part.isEmpty { parts.append(part) }
+      rest = part.upperBound..<range.upperBound
+    }
+    if !rest.isEmpty { parts.append(rest) }
+    return parts
+  }
+
+  /// A log is written in laps: few parts; they are searched through for each line.
+  private static let dataPartsMax = 64
+
   /// The first part of a range that is no hole of the file; empty at its end when all of it is one.
   /// Where the file system cannot tell, it is the range.
-  public func data(in range: Range<UInt64>) -> Range<UInt64> {
+  private func data(in range: Range<UInt64>) -> Range<UInt64> {
     let (seekData, seekHole): (Int32, Int32) = (3, 4)  // not in Swift's view of the C library
     let first = attempt("lseek") { Int(lseek(descriptor, off_t(range.lowerBound), seekData)) }
     if first == -Int(ENXIO) { return range.upperBound..<range.upperBound }

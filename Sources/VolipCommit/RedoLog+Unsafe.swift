@@ -75,7 +75,12 @@ final class RedoLog {
 
   /// The third step but for its fence: stores the sealed record of a write set at a position that
   /// `reserve` gave.
-  func append(_ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64) -> LogRecord {
+  ///
+  /// - Throws: `.memoryFailed` or `.unreadable` where a page of either side failed: without its
+  ///   header there is no record.
+  func append(
+    _ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64
+  ) throws(PoolError) -> LogRecord {
     let extentLines = RecordHeader.extentLines(writeSet.extentCount)
     let firstExtent = stage(writeSet, extentLines: extentLines)
     let header = RecordHeader(
@@ -99,6 +104,8 @@ final class RedoLog {
       target += extent.lineCount * DurableMemory.lineBytes
     }
     precondition(target == start + header.recordBytes)
+    try workingCopy.requireWhole()
+    try memory.requireWhole()
     // SAFETY: the header's line in staging.
     staging.storeBytes(
       of: cvp_seal_value(&seal).littleEndian, toByteOffset: RecordHeader.checksumByte,
@@ -143,7 +150,8 @@ final class RedoLog {
     for position in livePositions {
       let start = UnsafeRawPointer(memory.address(offset + Int(position % bytes)))
       guard let (header, _) = RecordHeader.decode(from: start), header.position == position else {
-        preconditionFailure("a live record of the log was overwritten")
+        precondition(!memory.failedPages.isEmpty, "a live record of the log was overwritten")
+        return
       }
       body(LogRecord(header: header, start: start))
     }

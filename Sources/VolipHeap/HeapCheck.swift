@@ -64,12 +64,20 @@ private struct HeapWalk {
 
   mutating func run() {
     do throws(PoolError) {
+      try requireReadable(0..<1)
       if let reason = heap.header.contradiction(pageCount: heap.engine.pageCount) {
         throw .damagedHeap(offset: 0, reason: reason)
       }
       guard try tableIsUpToDate() else {
         throw .damagedHeap(
           offset: UInt64(HeapHeader.pageTablesByte), reason: "page tables differ from those in use")
+      }
+      for index in 0..<heap.table.segments.count {
+        let segment = heap.table.segments[index]
+        guard segment.firstPage < heap.header.highWater else { continue }
+        let described = min(segment.pageCount, heap.header.highWater - segment.firstPage)
+        let tablePages = PageTable.tablePages(described)
+        try requireReadable(segment.tablePage..<segment.tablePage + tablePages)
       }
       try walkPages()
       try walkLists()
@@ -80,6 +88,13 @@ private struct HeapWalk {
       } else {
         note(0, "\(error)")
       }
+    }
+  }
+
+  /// Before pages of metadata are read: one that failed would end the process.
+  private func requireReadable(_ pages: Range<Int>) throws(PoolError) {
+    if let page = heap.engine.unreadablePage(in: pages) {
+      throw .damagedHeap(offset: UInt64(page) << 12, reason: "its page cannot be read")
     }
   }
 
@@ -114,6 +129,7 @@ private struct HeapWalk {
       report.blocks.append((PageIndex(UInt32(page)).offset, entry.length << 12))
       try expectInside(page, entry, tail: .largeTail)
     case .metadata:
+      try requireReadable(page..<page + entry.length)
       report.usedPages += entry.length
       try expectInside(page, entry, tail: .largeTail)
     case .slab:
@@ -138,6 +154,7 @@ private struct HeapWalk {
   }
 
   private mutating func walkSlab(_ page: Int, _ entry: PageEntry) throws(PoolError) {
+    try requireReadable(page..<page + 1)
     let slab = try heap.slab(page, sizeClass: Int(entry.sizeClass))
     let shape = SizeClass.shapes[slab.sizeClass]
     guard entry.length == shape.pages else { throw heap.damage(page, "pages of a slab") }

@@ -1,7 +1,14 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-let swiftSettings: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+/// The hooks and mutants of the crash laboratory: in debug builds, and in release builds with the
+/// trait. No other build has them.
+let laboratory = "CrashLaboratory"
+let swiftSettings: [SwiftSetting] = [
+  .treatAllWarnings(as: .error),
+  .define("VOLIP_LAB", .when(configuration: .debug)),
+  .define("VOLIP_LAB", .when(traits: [laboratory])),
+]
 let cSettings: [CSetting] = [.treatAllWarnings(as: .error)]
 
 func cTarget(_ name: String) -> Target {
@@ -22,6 +29,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("VolipMemTests", ["VolipMem", "volip-test-helper"]),
   ("HostilePoolTests", ["VolipMem", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
+  ("CrashLaboratoryTests", ["CrashLaboratory"]),
   ("ExampleTests", ["hashmap-demo"]),
   ("ProgramTests", []),
   ("StyleTests", []),
@@ -36,6 +44,7 @@ let package = Package(
     .library(name: "VolipPreload", type: .dynamic, targets: ["CVolipPreload"]),
     .executable(name: "volip", targets: ["VolipTool"]),
   ],
+  traits: [.trait(name: laboratory, description: "Hooks and mutants of the crash laboratory")],
   dependencies: [
     .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.0", traits: []),
     .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
@@ -96,10 +105,20 @@ let package = Package(
     .executableTarget(
       name: "volip-guest-program", dependencies: ["VolipMachine"], path: "Tests/GuestProgram",
       swiftSettings: swiftSettings),
+    // Crash images in process; `make test-crash` runs the program, tests a slice of the same.
+    .target(
+      name: "CrashLaboratory", dependencies: ["VolipMem", "PersistentHashmap", "TestBasics"],
+      path: "Tests/CrashLaboratory", swiftSettings: swiftSettings),
+    .executableTarget(
+      name: "crash-laboratory", dependencies: ["CrashLaboratory"],
+      path: "Tests/CrashLaboratoryProgram", swiftSettings: swiftSettings),
+    .target(
+      name: "TestBasics", dependencies: ["VolipMem"], path: "Tests/TestBasics",
+      swiftSettings: swiftSettings),
     .target(
       name: "TestSupport",
       dependencies: [
-        "VolipMem", .product(name: "Subprocess", package: "swift-subprocess"),
+        "TestBasics", .product(name: "Subprocess", package: "swift-subprocess"),
         .product(name: "SystemPackage", package: "swift-system"),
       ],
       path: "Tests/TestSupport", swiftSettings: swiftSettings),

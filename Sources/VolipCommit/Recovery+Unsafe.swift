@@ -11,18 +11,18 @@
 
 import CVolipPersistence
 
-struct RecoverySummary: Equatable {
-  var recordCount = 0
+package struct RecoverySummary: Equatable {
+  package var recordCount = 0
 }
 
-struct Recovery {
+package struct Recovery {
   let file: PoolFile
   let memory: DurableMemory
   private let superblock: Superblock
   private let geometry: PoolGeometry
   private let logEnd: UInt64
 
-  init(_ file: PoolFile, _ memory: DurableMemory) {
+  package init(_ file: PoolFile, _ memory: DurableMemory) {
     self.file = file
     self.memory = memory
     superblock = file.superblock
@@ -30,7 +30,7 @@ struct Recovery {
     logEnd = superblock.logTail + superblock.geometry.logBytes
   }
 
-  func run() throws(PoolError) -> RecoverySummary {
+  package func run() throws(PoolError) -> RecoverySummary {
     var summary = RecoverySummary()
     let live = scan { _ in summary.recordCount += 1 }
     try judge(beyond: live.end, lastLsn: live.lastLsn)

@@ -147,7 +147,15 @@ public final class PoolFile {
       }
       return opened
     }
-    let (superblock, copy) = try readSuperblock(fileLock.descriptor, path: path)
+    let (superblock, copy) = try judge(fileLock.descriptor, path: path, actualBytes: actualBytes)
+    return PoolFile(path, fileLock, superblock, isInCopy: copy)
+  }
+
+  /// The superblock by which the pool is opened, if it can be.
+  private static func judge(
+    _ descriptor: Int32, path: String, actualBytes: UInt64
+  ) throws(PoolError) -> (Superblock, copy: Int) {
+    let (superblock, copy) = try readSuperblock(descriptor, path: path)
     guard superblock.geometry.fileBytes <= actualBytes else {
       throw .truncated(
         path: path, expectedBytes: superblock.geometry.fileBytes, actualBytes: actualBytes)
@@ -155,8 +163,17 @@ public final class PoolFile {
     // A copy made without its holes' blocks has a hole where the log is (invariant 3).
     let geometry = superblock.geometry
     try allocate(
-      fileLock.descriptor, geometry.logOffset..<geometry.logOffset + geometry.logBytes, path: path)
-    return PoolFile(path, fileLock, superblock, isInCopy: copy)
+      descriptor, geometry.logOffset..<geometry.logOffset + geometry.logBytes, path: path)
+    return (superblock, copy)
+  }
+
+  /// Judges the file again as `open` does, after somebody else changed it: for tests that have a
+  /// thousand files a second to judge.
+  package func reopen() throws(PoolError) {
+    let actualBytes = try Self.regularFileBytes(descriptor, path: path)
+    let (found, copy) = try Self.judge(descriptor, path: path, actualBytes: actualBytes)
+    superblock = found
+    copyOffsets = [Superblock.copyOffsets[1 - copy], Superblock.copyOffsets[copy]]
   }
 
   static func openError(_ path: String, _ errorNumber: Int32) -> PoolError {
@@ -319,10 +336,16 @@ public final class PoolFile {
     guard ftruncate(descriptor, off_t(bytes)) == 0 else {
       throw .diskFull(path: path, neededBytes: bytes)
     }
-    try sync()
+    #if VOLIP_LAB
+      PersistenceLaboratory.observer?.didSetLength(Int(bytes))
+    #endif
+    if !isRemoved(.growthLengthSync) { try sync() }
   }
 
   public func sync() throws(PoolError) {
     guard fsync(descriptor) == 0 else { throw .system(operation: "fsync", errorNumber: errno) }
+    #if VOLIP_LAB
+      PersistenceLaboratory.observer?.didSyncLength()
+    #endif
   }
 }

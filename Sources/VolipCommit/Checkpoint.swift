@@ -35,7 +35,8 @@ extension PoolEngine {
       next.geometry.logBytes = bytes
     }
     // Positions stand for other places in a log of another size: go on at the start of a lap.
-    next.logTail = (redoLog.head + bytes - 1) / bytes * bytes
+    next.logTail =
+      isRemoved(.lapOnRestart) ? redoLog.head : (redoLog.head + bytes - 1) / bytes * bytes
     try writeBack(next, through: parts.memory)
     redoLog.restart(file.superblock)
   }
@@ -43,7 +44,7 @@ extension PoolEngine {
   /// Makes the pool larger (rule 20). The image grows at the end of the file; nothing refers to the
   /// new part before both superblock copies name it.
   func growImage(toFileBytes fileBytes: UInt64) throws(PoolError) {
-    try checkpoint()
+    if !isRemoved(.checkpointBeforeGrowth) { try checkpoint() }
     var next = file.superblock
     let pageBytes = PoolGeometry.pageBytes
     next.geometry.fileBytes = fileBytes / pageBytes * pageBytes
@@ -72,10 +73,12 @@ extension PoolEngine {
     next.sequence += 1
     do throws(PoolError) {
       if !redoLog.isEmpty {
-        redoLog.forEachLive { flush($0, in: memory, imageOffset: imageOffset) }
-        try memory.fence()
+        if !isRemoved(.checkpointFlush) {
+          redoLog.forEachLive { flush($0, in: memory, imageOffset: imageOffset) }
+        }
+        if !isRemoved(.checkpointFence) { try memory.fence() }
       }
-      try file.write(next, through: memory)
+      if !isRemoved(.checkpointSuperblock) { try file.write(next, through: memory) }
     } catch {
       throw poison(error, "checkpoint not finished")
     }

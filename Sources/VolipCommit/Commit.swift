@@ -17,7 +17,9 @@ extension PoolEngine {
     guard parts.writeSet.lineCount > 0 else { return }
     let position = try prepare(parts)
     let record = try log(parts, at: position)
-    update(record, to: parts.memory, imageOffset: parts.imageOffset)
+    if !isRemoved(.update) {
+      update(record, to: parts.memory, imageOffset: parts.imageOffset)
+    }
   }
 
   /// Step 1: the written pages, armed again unless they are retained, then compared: a write that
@@ -52,7 +54,7 @@ extension PoolEngine {
   private func prepare(_ parts: EngineParts) throws(PoolError) -> UInt64 {
     let writeSet = parts.writeSet
     do throws(PoolError) {
-      try parts.blocks.allocate(writeSet)
+      if !isRemoved(.blocksBeforeSeal) { try parts.blocks.allocate(writeSet) }
       return try reserve(
         parts,
         recordBytes: RecordHeader.recordBytes(
@@ -67,9 +69,9 @@ extension PoolEngine {
   private func log(_ parts: EngineParts, at position: UInt64) throws(PoolError) -> LogRecord {
     let record = parts.redoLog.append(parts.writeSet, workingCopy, at: position)
     do throws(PoolError) {
-      try parts.memory.fence()
+      if !isRemoved(.recordFence) { try parts.memory.fence() }
     } catch {
-      state = .poisoned("the log could not be flushed")
+      if !isRemoved(.poisonAfterFence) { state = .poisoned("the log could not be flushed") }
       guard case .system(_, let errorNumber) = error else { throw error }
       throw .outcomeUnknown(errorNumber: errorNumber)
     }
@@ -99,7 +101,7 @@ extension PoolEngine {
   func takeBack(_ parts: EngineParts) throws(PoolError) {
     let (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
     writeSet.compare(workingCopy, with: parts.image)
-    workingCopy.restore(writeSet, from: parts.image)
+    if !isRemoved(.restoreOnAbort) { workingCopy.restore(writeSet, from: parts.image) }
     writeSet.markRetained { retention.isRetained(page: $0) }
     do throws(PoolError) {
       try tracker.arm(writeSet)
@@ -119,8 +121,10 @@ extension PoolEngine {
       writeSet.retainNone()
       parts.retention.forget(writeSet)
       try tracker.arm(writeSet)
-      try writeSet.forEachRun(gapPagesMax: 0, where: { _ in true }, workingCopy.drop)
-      try tracker.arm(writeSet)
+      if !isRemoved(.dropOnRollBack) {
+        try writeSet.forEachRun(gapPagesMax: 0, where: { _ in true }, workingCopy.drop)
+      }
+      if !isRemoved(.armAfterDrop) { try tracker.arm(writeSet) }
     } catch {
       throw poison(error, "section not rolled back")
     }

@@ -217,7 +217,7 @@ public final class PoolEngine: @unchecked Sendable {
     try lock()
     let tracker = parts.tracker
     do throws(PoolError) {
-      if options.strayWriteCheck, tracker.mayHaveStrayWrites() {
+      if options.strayWriteCheck, tracker.mayHaveStrayWrites(), !isRemoved(.strayWriteCheck) {
         try Self.withoutCancellation(putStrayWritesBack)
       }
     } catch {
@@ -411,7 +411,7 @@ public final class PoolEngine: @unchecked Sendable {
         parts.memory.unmap()
         file.unlock()
       }
-      if isReady { try checkpoint() }
+      if isReady || isRemoved(.poisonedClose) { try checkpoint() }
     }
   }
 
@@ -423,7 +423,7 @@ public final class PoolEngine: @unchecked Sendable {
 }
 
 private func abandon(_ owner: UnsafeMutableRawPointer?) {
-  guard let owner else { return }
+  guard let owner, !isRemoved(.abortOnThreadExit) else { return }
   // SAFETY: a section holds its engine until it has ended.
   Unmanaged<PoolEngine>.fromOpaque(owner).takeUnretainedValue().abandonSection()
 }

@@ -112,7 +112,7 @@ public final class DurableMemory {
   /// Bytes to which a record is aligned: a line, or where whole sectors are written a sector, so
   /// that a torn write never touches an older record. 4,096 is the largest sector in use.
   public var recordAlignment: Int {
-    path == .cacheLines ? Self.lineBytes : 4096
+    path == .cacheLines || isRemoved(.sectorAlignment) ? Self.lineBytes : 4096
   }
 
   /// The address of `offset` bytes into the file.

@@ -41,25 +41,27 @@ package enum PersistenceLaboratory {
 /// Statements on which the durability of data hangs. The laboratory's build removes one at a time,
 /// and a test must fail.
 package enum MutationSite: String, CaseIterable, Sendable {
-  // VolipPersistence
-  case flush, drain, msync, unsyncedRecord, unsyncedUpdate, storeAgain
+  // Durable memory
+  case flush, drain, msync, unsyncedRecord, unsyncedUpdate, storeAgain, sectorAlignment
   // The commit
-  case recordFence, recordSeal, poisonAfterFence, logRoom, checkpointBeforeReuse, lapOnRestart
-  case blocksBeforeSeal, update
-  // The checkpoint and growth
-  case checkpointFlush, checkpointFence, checkpointSuperblock, growthLengthSync
+  case recordSeal, recordFence, update, logRoom, blocksBeforeSeal, poisonAfterFence, poisonedClose
+  // The checkpoint, the log that grows, the pool that grows
+  case checkpointFlush, checkpointFence, checkpointSuperblock, lapOnRestart
+  case checkpointBeforeGrowth, growthLengthSync
   // The superblock
   case superblockFirstFence, superblockSecondFence, superblockSecondCopy, superblockOrder
   case superblockChecksum, superblockNewerCopy, superblockGeometry, superblockFeatures
   case fileLengthCheck
   // Recovery
   case secureRecords, secureSuperblock, secureFence, replayFlush, replayFence
-  case sealCheck, sealSeed, generationCheck, generationRaise, lsnCheck, positionCheck
-  case previousEndCheck, laterRecordCheck, extentBounds, recordBounds
-  // Trackers and sections
-  case armPages, armAfterDrop, guestFlush, strayWriteCheck, restoreOnAbort, poisonedClose
-  // The file
-  case fileLock, notInherited
+  case sealCheck, sealSeed, generationCheck, generationRaise, recoverySuperblock
+  case lsnCheck, positionCheck, previousEndCheck, laterRecordCheck, extentBounds, recordBounds
+  // Sections
+  case strayWriteCheck, restoreOnAbort, dropOnRollBack, armAfterDrop, abortOnThreadExit
+  // Trackers
+  case armByProtection, armInGuest, guestFlush
+  // The process
+  case fileLock, lockNotInherited, memoryNotInherited
   // The heap
   case heapHeaderCheck, pageEntryCheck
 }

@@ -37,7 +37,7 @@ final class FileLock {
         ? .addressSpaceExhausted(bytes: UInt64(pageBytes))
         : .system(operation: "mmap", errorNumber: errno)
     }
-    madvise(mapped, pageBytes, MADV_DONTFORK)
+    if !isRemoved(.lockNotInherited) { madvise(mapped, pageBytes, MADV_DONTFORK) }
     descriptor = Glibc.open("/proc/self/fd/\(opened)", O_RDWR | O_CLOEXEC)
     guard descriptor >= 0 else {
       let errorNumber = errno
@@ -53,7 +53,7 @@ final class FileLock {
 
   private static func lock(_ opened: Int32, _ path: String) throws(PoolError) {
     for _ in 0..<attemptsMax {
-      if flock(opened, LOCK_EX | LOCK_NB) == 0 { return }
+      if isRemoved(.fileLock) || flock(opened, LOCK_EX | LOCK_NB) == 0 { return }
       guard errno == EWOULDBLOCK else { throw .system(operation: "flock", errorNumber: errno) }
       usleep(attemptMicroseconds)
     }

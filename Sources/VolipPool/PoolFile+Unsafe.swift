@@ -26,7 +26,13 @@ public final class PoolFile {
     self.path = path
     self.fileLock = fileLock
     self.superblock = superblock
-    copyOffsets = [Superblock.copyOffsets[1 - copy], Superblock.copyOffsets[copy]]
+    copyOffsets = Self.writeOrder(isInCopy: copy)
+  }
+
+  /// The other copy first.
+  private static func writeOrder(isInCopy copy: Int) -> [Int] {
+    if isRemoved(.superblockOrder) { return Superblock.copyOffsets }
+    return [Superblock.copyOffsets[1 - copy], Superblock.copyOffsets[copy]]
   }
 
   /// Pools that this process has open.
@@ -156,7 +162,7 @@ public final class PoolFile {
     _ descriptor: Int32, path: String, actualBytes: UInt64
   ) throws(PoolError) -> (Superblock, copy: Int) {
     let (superblock, copy) = try readSuperblock(descriptor, path: path)
-    guard superblock.geometry.fileBytes <= actualBytes else {
+    guard superblock.geometry.fileBytes <= actualBytes || isRemoved(.fileLengthCheck) else {
       throw .truncated(
         path: path, expectedBytes: superblock.geometry.fileBytes, actualBytes: actualBytes)
     }
@@ -173,7 +179,7 @@ public final class PoolFile {
     let actualBytes = try Self.regularFileBytes(descriptor, path: path)
     let (found, copy) = try Self.judge(descriptor, path: path, actualBytes: actualBytes)
     superblock = found
-    copyOffsets = [Superblock.copyOffsets[1 - copy], Superblock.copyOffsets[copy]]
+    copyOffsets = Self.writeOrder(isInCopy: copy)
   }
 
   static func openError(_ path: String, _ errorNumber: Int32) -> PoolError {
@@ -249,6 +255,7 @@ public final class PoolFile {
         throw .unknownFeatures(path: path, fileOffset: offset, bits: bits)
       }
     }
+    if isRemoved(.superblockNewerCopy), let first = whole.first { return first }
     if let newer = whole.max(by: { $0.0.sequence < $1.0.sequence }) { return newer }
     throw refusalError(refusals, path: path)
   }
@@ -288,10 +295,12 @@ public final class PoolFile {
     next.encoded.withUnsafeBytes {
       line.copyMemory(from: $0.baseAddress!, byteCount: Superblock.byteCount)
     }
-    for offset in copyOffsets {
+    for (number, offset) in copyOffsets.enumerated() {
+      if number == 1, isRemoved(.superblockSecondCopy) { continue }
       for byte in stride(from: 0, to: Superblock.byteCount, by: DurableMemory.lineBytes) {
         memory.storeLine(at: offset + byte, from: line + byte)
       }
+      if isRemoved(number == 0 ? .superblockFirstFence : .superblockSecondFence) { continue }
       try memory.fence()
     }
     copyOffsets = Superblock.copyOffsets

@@ -73,7 +73,7 @@ public final class WorkingCopy {
       throw .addressTaken(address: address, bytes: byteCount)
     }
     // Not inherited (rule 19); single pages so that one write copies 4 KiB and not 2 MiB.
-    madvise(mapped, Int(byteCount), MADV_DONTFORK)
+    if !isRemoved(.memoryNotInherited) { madvise(mapped, Int(byteCount), MADV_DONTFORK) }
     madvise(mapped, Int(byteCount), MADV_NOHUGEPAGE)
   }
 

@@ -11,6 +11,8 @@ public struct Campaign: Sendable {
   /// Images at each moment of the program; as many as spread a workload's share evenly when nil.
   public var imagesPerPoint: Int?
   public var onlyPoint: Int?
+  /// Starts no workload after one that failed.
+  public var stopsAtFailure = false
 
   public init() {}
 
@@ -64,7 +66,7 @@ public struct Campaign: Sendable {
       while let (workload, findings) = await group.next() {
         report(workload, findings)
         total.add(findings)
-        startNext()
+        if total.isClean || !stopsAtFailure { startNext() }
       }
       return total
     }

@@ -6,7 +6,7 @@ import Glibc
 
 let usage = """
   crash-laboratory [--distinct N] [--threads N] [--seed N] [--images-per-point N|all]
-                   [--workload NAME] [--point N] [--list] [--sites]
+                   [--workload NAME] [--point N] [--stop-at-failure] [--list] [--sites]
   """
 
 func fail(_ text: String) -> Never {
@@ -33,6 +33,7 @@ while let option = arguments.popFirst() {
   case "--threads": threads = max(number(), 1)
   case "--seed": campaign.seed = UInt64(number())
   case "--point": campaign.onlyPoint = number()
+  case "--stop-at-failure": campaign.stopsAtFailure = true
   case "--images-per-point":
     let text = value()
     campaign.imagesPerPoint = text == "all" ? .max : Int(text)

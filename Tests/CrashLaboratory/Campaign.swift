@@ -8,13 +8,16 @@ public struct Campaign: Sendable {
   public var distinct = 100_000
   public var seed: UInt64 = 1
   public var budget = Budget()
-  /// Images at each moment of the program; as many as spread a workload's share evenly when nil.
+  /// Images at each moment of the program; a few at some moments, as many as spread a workload's
+  /// share evenly, when nil.
   public var imagesPerPoint: Int?
   public var onlyPoint: Int?
   /// Starts no workload after one that failed.
   public var stopsAtFailure = false
 
   public init() {}
+
+  private static let imagesPerPoint = 40
 
   /// Distinct images of each workload.
   private var quota: Int { (distinct + workloads.count - 1) / workloads.count }
@@ -36,8 +39,11 @@ public struct Campaign: Sendable {
     do {
       let recording = try workload.record(seed: seed)
       var budget = budget
-      // A quarter: recoveries that are cut have points of their own.
-      budget.imagesPerPoint[0] = imagesPerPoint ?? max(distinctMax / recording.pointCount / 4, 3)
+      budget.imagesPerPoint[0] = imagesPerPoint ?? Self.imagesPerPoint
+      if imagesPerPoint == nil {
+        let share = recording.pointCount * Self.imagesPerPoint / max(distinctMax, 1)
+        budget.pointShare = UInt64(max(share, 1))
+      }
       let explorer = try Explorer(recording, budget: budget)
       explorer.distinctMax = distinctMax
       explorer.onlyPoint = onlyPoint

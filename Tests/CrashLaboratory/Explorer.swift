@@ -6,6 +6,8 @@ import VolipMem
 public struct Budget: Sendable {
   /// Images at a moment of the program, of a recovery, of that one's recovery.
   public var imagesPerPoint = [Int.max, 24, 8]
+  /// Moments of the program.
+  public var pointShare: UInt64 = 1
   /// Points between stores, besides those before and after each fence.
   public var storeShare: UInt64 = 32
   /// Images whose recovery is cut too.
@@ -149,7 +151,13 @@ public final class Explorer {
 
   /// Tries the images of a moment.
   private func visit(_ model: PersistenceModel, _ place: Place) throws {
-    if place.depth == 0, let onlyPoint, place.point != onlyPoint { return }
+    if place.depth == 0 {
+      if let onlyPoint {
+        if place.point != onlyPoint { return }
+      } else if !isChosen(place, budget.pointShare, salt: 4) {
+        return
+      }
+    }
     findings.points += 1
     let seed = random(place, salt: 2)
     let images = CrashImages(model, seed: seed)

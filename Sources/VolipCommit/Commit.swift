@@ -101,7 +101,7 @@ extension PoolEngine {
   func takeBack(_ parts: EngineParts) throws(PoolError) {
     let (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
     writeSet.compare(workingCopy, with: parts.image)
-    if !isRemoved(.restoreOnAbort) { workingCopy.restore(writeSet, from: parts.image) }
+    workingCopy.restore(writeSet, from: parts.image)
     writeSet.markRetained { retention.isRetained(page: $0) }
     do throws(PoolError) {
       try tracker.arm(writeSet)

@@ -308,7 +308,7 @@ public final class PoolEngine: @unchecked Sendable {
     } catch {
       throw poison(error, "write set not collected")
     }
-    try takeBack(parts)
+    if !isRemoved(.takeBack) { try takeBack(parts) }
   }
 
   /// Aborts the section of this thread, however deep, if it has one: a thread that ends inside its

@@ -64,7 +64,8 @@ extension Workload {
       for _ in 0..<3 {
         try lab.section { _ in lab.scatter(9, in: words) }
         try lab.refusedSection { _ in lab.fill(words, 20 * 512) }
-        try lab.section { _ in lab.fill(words, 700) }
+        // As large as the log nearly: wherever the log was, there is room for it.
+        try lab.section { _ in lab.fill(words, lab.random(4000...7800)) }
       }
     }.with { $0.logBytesMax = 64 << 10 },
     Workload("checkpoints in between") { lab in

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Removes one statement after the other on which durability hangs, and looks which test notices.
+
+Usage: test-mutants.py [--build DIRECTORY] [--images N] [SITE...]
+
+The sites are those of Sources/VolipPersistence/Laboratory.swift. Each mutant meets the crash images
+first, then the tests that are named for it here, then the other quick ones, until one kills it. A
+test that crashes or hangs has killed it too. Prints a line for each site; exit status 1 if a mutant
+survived, or if a test fails without any.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Those that no crash image shows, with the tests that hold what they promise.
+TESTS = {
+    "sectorAlignment": "recordsStartOnASector",
+    "blocksBeforeSeal": "SpaceTests",
+    "superblockNewerCopy": "SuperblockTests",
+    "superblockGeometry": "SuperblockTests",
+    "superblockFeatures": "BadFileTests",
+    "fileLengthCheck": "BadFileTests",
+    "sealSeed": "RecoveryTests",
+    "generationCheck": "ForgedLogTests",
+    "generationRaise": "RecoveryTests",
+    "lsnCheck": "ForgedLogTests",
+    "positionCheck": "ForgedLogTests",
+    "previousEndCheck": "ForgedLogTests",
+    "laterRecordCheck": "RecoveryTests",
+    "extentBounds": "BadLogTests",
+    "recordBounds": "ForgedLogTests",
+    "strayWriteCheck": "CommitTests",
+    "armAfterDrop": "CommitTests",
+    "abortOnThreadExit": "BadUseTests",
+    "armByProtection": "TrackerTests",
+    "armInGuest": "GuestTrackerTests",
+    "guestFlush": "GuestTrackerTests",
+    "fileLock": "BadFileTests",
+    "lockNotInherited": "SurvivalTests",
+    "memoryNotInherited": "SurvivalTests",
+    "heapHeaderCheck": "HeapDamageTests",
+    "pageEntryCheck": "HeapDamageTests",
+}
+QUICK = ["VolipPersistenceTests|VolipPoolTests|VolipCommitTests|VolipWriteSetTests",
+         "VolipHeapTests|HostilePoolTests", "VolipMemTests", "VolipMachineTests"]
+TIMEOUT_SECONDS = 120
+
+
+def run(command, site):
+    """Exit status and output; a hang ends with the status of `timeout`."""
+    environment = dict(os.environ, SWIFT_BACKTRACE="enable=no")
+    if site:
+        environment["VOLIP_MUTANT"] = site
+    result = subprocess.run(
+        ["timeout", "--kill-after=5", str(TIMEOUT_SECONDS)] + command, cwd=ROOT, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    return result.returncode, result.stdout
+
+
+def crash_images(build, images, site):
+    """What the crash laboratory found, or nothing."""
+    status, output = run(
+        [f"{build}/crash-laboratory", "--distinct", str(images), "--stop-at-failure"], site)
+    if status == 0:
+        return None
+    found = [line for line in output.splitlines()
+             if re.fullmatch(r"(torn|lost|refused|unstable|unsound) [1-9]\d*", line)]
+    return "crash images: " + (", ".join(found) or f"exit status {status}")
+
+
+def tests(pattern, site):
+    """The first test that fails, or nothing."""
+    status, output = run(
+        ["swift", "test", "--skip-build", "--disable-xctest", "--filter", pattern], site)
+    if status == 0:
+        return None
+    failed = re.search(r"Test (\w+)\(.*?\) recorded an issue", output)
+    if failed:
+        return failed[1]
+    return f"{pattern}: " + ("hangs" if status in (124, 137) else "the process dies")
+
+
+def killer(build, images, site):
+    found = crash_images(build, images, site)
+    for pattern in [TESTS.get(site)] + QUICK:
+        found = found or (pattern and tests(pattern, site))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", default=".build/debug", help="where crash-laboratory is")
+    parser.add_argument("--images", type=int, default=12600, help="crash images for each mutant")
+    parser.add_argument("sites", nargs="*", metavar="SITE")
+    arguments = parser.parse_args()
+    build = ROOT / arguments.build
+    status, output = run([f"{build}/crash-laboratory", "--sites"], None)
+    known = output.split()
+    if status or set(TESTS) - set(known):
+        sys.exit(f"no such sites: {set(TESTS) - set(known)}" if not status else output)
+    sites = arguments.sites or known
+    whole = "|".join(sorted({TESTS[site] for site in sites if site in TESTS}))
+    found = crash_images(build, arguments.images, None) or (whole and tests(whole, None))
+    if found:
+        sys.exit(f"without a mutant: {found}")
+    survived = 0
+    for site in sites:
+        found = killer(build, arguments.images, site)
+        survived += not found
+        print(f"{site:24} | {found or 'SURVIVED'}", flush=True)
+    print(f"mutants {len(sites)}\nkilled {len(sites) - survived}\nsurvived {survived}")
+    sys.exit(1 if survived else 0)
+
+
+main()

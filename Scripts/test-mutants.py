@@ -3,9 +3,9 @@
 
 Usage: test-mutants.py [--build DIRECTORY] [--images N] [SITE...]
 
-The sites are those of Sources/VolipPersistence/Laboratory.swift. Each mutant meets the crash images
-first, then the tests that are named for it here, then the other quick ones, until one kills it. A
-test that crashes or hangs has killed it too. Prints a line for each site; exit status 1 if a mutant
+The sites are those of Sources/VolipPersistence/Laboratory.swift. Each mutant meets the test that
+is named for it here or the crash images, then the other quick tests, until one kills it. A test
+that crashes or hangs has killed it too. Prints a line for each site; exit status 1 if a mutant
 survived, or if a test fails without any.
 """
 
@@ -20,32 +20,32 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Those that no crash image shows, with the tests that hold what they promise.
 TESTS = {
-    "sectorAlignment": "recordsStartOnASector",
-    "blocksBeforeSeal": "SpaceTests",
-    "superblockNewerCopy": "SuperblockTests",
-    "superblockGeometry": "SuperblockTests",
-    "superblockFeatures": "BadFileTests",
-    "fileLengthCheck": "BadFileTests",
-    "sealSeed": "RecoveryTests",
-    "generationCheck": "ForgedLogTests",
-    "generationRaise": "RecoveryTests",
-    "lsnCheck": "ForgedLogTests",
-    "positionCheck": "ForgedLogTests",
-    "previousEndCheck": "ForgedLogTests",
-    "laterRecordCheck": "RecoveryTests",
-    "extentBounds": "BadLogTests",
-    "recordBounds": "ForgedLogTests",
-    "strayWriteCheck": "CommitTests",
-    "armAfterDrop": "CommitTests",
-    "abortOnThreadExit": "BadUseTests",
-    "armByProtection": "TrackerTests",
+    "sectorAlignment": "onTheMsyncPathEachRecordStartsOnASectorOfItsOwn",
+    "blocksBeforeSeal": "aLinesBlocksAreAllocatedTogetherByTheCommit",
+    "superblockNewerCopy": "ofTwoWholeCopiesTheOneWithTheHigherSequenceCounts",
+    "superblockGeometry": "impossibleFieldsAreRefusedThoughTheChecksumIsRight",
+    "superblockFeatures": "unknownIncompatibleFeaturesAreRefusedByName",
+    "fileLengthCheck": "aTruncatedPoolIsRefusedWhereverItWasCut",
+    "sealSeed": "aRecordOfAnotherPoolIsNotReplayed",
+    "generationCheck": "aSealedRecordThatDoesNotFollowIsNotReplayed",
+    "generationRaise": "recoveringTwiceGivesTheSameBytesAndAHigherGeneration",
+    "lsnCheck": "aSealedRecordThatDoesNotFollowIsNotReplayed",
+    "positionCheck": "aForgedRecordIsNeverApplied",
+    "previousEndCheck": "aSealedRecordThatDoesNotFollowIsNotReplayed",
+    "laterRecordCheck": "aDamagedRecordInMidLogIsRefusedAndNothingIsApplied",
+    "extentBounds": "aForgedRecordIsNeverApplied",
+    "recordBounds": "aRecordThatReachesOverTheEndOfTheLogIsNotReplayed",
+    "gate": "sectionsOfTwoThreadsNeverOverlap",
+    "strayWriteCheck": "aWriteBetweenSectionsIsPutBackAndReported",
+    "abortOnThreadExit": "aThreadThatEndsInItsSectionAbortsIt",
+    "armByProtection": "TrackerTests/noPageIsMissedInAThousandRandomRounds",
     "armInGuest": "GuestTrackerTests",
     "guestFlush": "GuestTrackerTests",
-    "fileLock": "BadFileTests",
-    "lockNotInherited": "SurvivalTests",
-    "memoryNotInherited": "SurvivalTests",
-    "heapHeaderCheck": "HeapDamageTests",
-    "pageEntryCheck": "HeapDamageTests",
+    "fileLock": "aSecondOpenerIsRefusedInThisProcessAndInAnother",
+    "lockNotInherited": "aChildThatLivesOnDoesNotKeepThePoolLocked",
+    "memoryNotInherited": "aForkedChildHasNothingOfThePool",
+    "heapHeaderCheck": "everyBitOfTheHeaderLine",
+    "pageEntryCheck": "everyBitOfAPageTableEntryOfEachKind",
 }
 QUICK = ["VolipPersistenceTests|VolipPoolTests|VolipCommitTests|VolipWriteSetTests",
          "VolipHeapTests|HostilePoolTests", "VolipMemTests", "VolipMachineTests"]
@@ -87,16 +87,18 @@ def tests(pattern, site):
 
 
 def killer(build, images, site):
-    found = crash_images(build, images, site)
-    for pattern in [TESTS.get(site)] + QUICK:
-        found = found or (pattern and tests(pattern, site))
+    found = tests(TESTS[site], site) if site in TESTS else None
+    found = found or crash_images(build, images, site)
+    for pattern in QUICK:
+        found = found or tests(pattern, site)
     return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--build", default=".build/debug", help="where crash-laboratory is")
-    parser.add_argument("--images", type=int, default=12600, help="crash images for each mutant")
+    parser.add_argument("--build", default=".build/laboratory/release",
+                        help="where crash-laboratory is")
+    parser.add_argument("--images", type=int, default=21000, help="crash images for each mutant")
     parser.add_argument("sites", nargs="*", metavar="SITE")
     arguments = parser.parse_args()
     build = ROOT / arguments.build

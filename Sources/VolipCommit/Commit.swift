@@ -124,7 +124,7 @@ extension PoolEngine {
       if !isRemoved(.dropOnRollBack) {
         try writeSet.forEachRun(gapPagesMax: 0, where: { _ in true }, workingCopy.drop)
       }
-      if !isRemoved(.armAfterDrop) { try tracker.arm(writeSet) }
+      try tracker.arm(writeSet)
     } catch {
       throw poison(error, "section not rolled back")
     }

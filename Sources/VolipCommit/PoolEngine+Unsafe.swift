@@ -155,7 +155,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   private func lock(evenPoisoned: Bool = false) throws(PoolError) {
     guard parentMark.pointee == 1 else { throw .forkedChild }
-    pthread_mutex_lock(gate)
+    if !isRemoved(.gate) { pthread_mutex_lock(gate) }
     switch state {
     case .ready: return
     case .poisoned where evenPoisoned: return

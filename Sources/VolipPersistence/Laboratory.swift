@@ -57,7 +57,7 @@ package enum MutationSite: String, CaseIterable, Sendable {
   case sealCheck, sealSeed, generationCheck, generationRaise, recoverySuperblock
   case lsnCheck, positionCheck, previousEndCheck, laterRecordCheck, extentBounds, recordBounds
   // Sections
-  case strayWriteCheck, takeBack, dropOnRollBack, armAfterDrop, abortOnThreadExit
+  case gate, strayWriteCheck, takeBack, dropOnRollBack, abortOnThreadExit
   // Trackers
   case armByProtection, armInGuest, guestFlush
   // The process

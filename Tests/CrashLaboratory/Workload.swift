@@ -4,14 +4,16 @@ import TestBasics
 
 /// Something that programs do with a pool, to be crashed at every moment.
 ///
-/// To add one, add a line to `Workload.all`:
+/// To add one, add three lines to one of the lists in Workloads.swift:
 /// ```swift
-/// Workload("one word") { lab in
-///   for _ in 0..<20 { try lab.section { _ in lab.page(0)[0] = lab.random() } }
-/// }
+/// Workload("one line") { lab in
+///   let words = try lab.words(8)
+///   for _ in 0..<25 { try lab.section { _ in words[lab.random(0...7)] = lab.random() } }
+/// },
 /// ```
-/// Each call of `section` or `step` makes at most one state durable. Where more is durable than was
-/// acknowledged, as with epochs, `step(isAcknowledged: false)` leaves the oracle both.
+/// Each call of `section` or `step` makes at most one state durable. Where a section is durable
+/// later than its end, as with epochs, `step(isAcknowledged: false)` leaves the oracle both; a `step`
+/// at the end of the epoch acknowledges all. `lab.owns` makes each step search for leaks.
 public struct Workload: Sendable {
   public let name: String
   var fileBytes: UInt64 = 1 << 20
@@ -183,6 +185,10 @@ public final class LaboratoryPool {
       try steps()
     } catch is PoolError {}
     recorder.failFence(after: .max)
+    do {
+      try pool.pstart()
+      throw LaboratoryError("a handle whose fence failed goes on")
+    } catch PoolError.poisoned {}
     try pool.close()
     pool = try Pool.open(path, options: options)
     if let unfinishedStep { finish(unfinishedStep) }

@@ -15,7 +15,7 @@ extension Workload: CustomTestStringConvertible {
   func everyCrashImageRecoversToAnAcknowledgedSectionOrTheOneInFlight(_ workload: Workload) {
     var campaign = Campaign()
     campaign.workloads = [workload]
-    campaign.distinct = environment("VOLIP_TEST_STEPS") ?? 150
+    campaign.distinct = environment("VOLIP_TEST_STEPS") ?? 100
     campaign.seed = UInt64(environment("VOLIP_TEST_SEED") ?? 1)
     let findings = campaign.run(workload)
     #expect(findings.isClean, "\(findings.failures.joined(separator: "\n"))")

@@ -53,13 +53,13 @@ TIMEOUT_SECONDS = 60
 FAILURE = r"Test (\w+)\(.*?\) recorded an issue"
 
 
-def run(command, site, until=None):
+def run(command, site, until=None, seconds=TIMEOUT_SECONDS):
     """Exit status and output, up to the first line that matches `until`; a hang ends with 124."""
     environment = dict(os.environ, SWIFT_BACKTRACE="enable=no")
     if site:
         environment["VOLIP_MUTANT"] = site
     process = subprocess.Popen(
-        ["timeout", "--kill-after=5", str(TIMEOUT_SECONDS)] + command, cwd=ROOT, env=environment,
+        ["timeout", "--kill-after=5", str(seconds)] + command, cwd=ROOT, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     lines = []
     for line in process.stdout:
@@ -82,10 +82,11 @@ def crash_images(build, images, site):
     return "crash images: " + (", ".join(found) or f"exit status {status}")
 
 
-def tests(pattern, site):
+def tests(pattern, site, seconds=TIMEOUT_SECONDS):
     """The first test that fails, or nothing."""
     status, output = run(
-        ["swift", "test", "--skip-build", "--disable-xctest", "--filter", pattern], site, FAILURE)
+        ["swift", "test", "--skip-build", "--disable-xctest", "--filter", pattern], site, FAILURE,
+        seconds)
     if status == 0:
         return None
     failed = re.search(FAILURE, output)
@@ -116,7 +117,8 @@ def main():
         sys.exit(f"no such sites: {set(TESTS) - set(known)}" if not status else output)
     sites = arguments.sites or known
     whole = "|".join(sorted({TESTS[site] for site in sites if site in TESTS}))
-    found = crash_images(build, arguments.images, None) or (whole and tests(whole, None))
+    found = crash_images(build, arguments.images, None) or (
+        whole and tests(whole, None, 10 * TIMEOUT_SECONDS))
     if found:
         sys.exit(f"without a mutant: {found}")
     survived = 0

@@ -40,6 +40,7 @@ package enum PersistenceLaboratory {
 
 /// Statements on which the durability of data hangs. The laboratory's build removes one at a time,
 /// and a test must fail.
+@usableFromInline
 package enum MutationSite: String, CaseIterable, Sendable {
   // Durable memory
   case flush, drain, msync, unsyncedRecord, unsyncedUpdate, storeAgain, sectorAlignment

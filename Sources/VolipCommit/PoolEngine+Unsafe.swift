@@ -155,7 +155,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   private func lock(evenPoisoned: Bool = false) throws(PoolError) {
     guard parentMark.pointee == 1 else { throw .forkedChild }
-    pthread_mutex_lock(gate)
+    if !isRemoved(.gate) { pthread_mutex_lock(gate) }
     switch state {
     case .ready: return
     case .poisoned where evenPoisoned: return
@@ -217,7 +217,7 @@ public final class PoolEngine: @unchecked Sendable {
     try lock()
     let tracker = parts.tracker
     do throws(PoolError) {
-      if options.strayWriteCheck, tracker.mayHaveStrayWrites() {
+      if options.strayWriteCheck, tracker.mayHaveStrayWrites(), !isRemoved(.strayWriteCheck) {
         try Self.withoutCancellation(putStrayWritesBack)
       }
     } catch {
@@ -309,7 +309,7 @@ public final class PoolEngine: @unchecked Sendable {
     } catch {
       throw poison(error, "write set not collected")
     }
-    try takeBack(parts)
+    if !isRemoved(.takeBack) { try takeBack(parts) }
   }
 
   /// Aborts the section of this thread, however deep, if it has one: a thread that ends inside its
@@ -423,7 +423,7 @@ public final class PoolEngine: @unchecked Sendable {
         parts.memory.unmap()
         file.unlock()
       }
-      if isReady { try checkpoint() }
+      if isReady || isRemoved(.poisonedClose) { try checkpoint() }
     }
   }
 
@@ -435,7 +435,7 @@ public final class PoolEngine: @unchecked Sendable {
 }
 
 private func abandon(_ owner: UnsafeMutableRawPointer?) {
-  guard let owner else { return }
+  guard let owner, !isRemoved(.abortOnThreadExit) else { return }
   // SAFETY: a section holds its engine until it has ended.
   Unmanaged<PoolEngine>.fromOpaque(owner).takeUnretainedValue().abandonSection()
 }

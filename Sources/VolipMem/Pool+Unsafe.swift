@@ -20,7 +20,7 @@
 /// before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
   @usableFromInline let heap: Heap
-  private let engine: PoolEngine
+  package let engine: PoolEngine
   /// First address of the pool's memory, the same in every process and for ever.
   public let base: UnsafeRawPointer
   /// The kind of tracker that finds the writes.

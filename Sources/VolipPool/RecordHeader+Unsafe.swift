@@ -70,7 +70,7 @@ public struct RecordHeader: Equatable, Sendable {
   }
 
   public static func seed(poolIdentity: UInt64, generation: UInt64, lsn: UInt64) -> UInt64 {
-    cvp_mix(cvp_mix(cvp_mix(poolIdentity) ^ generation) ^ lsn)
+    isRemoved(.sealSeed) ? 0 : cvp_mix(cvp_mix(cvp_mix(poolIdentity) ^ generation) ^ lsn)
   }
 
   /// Writes the header, checksum zero, to a line.

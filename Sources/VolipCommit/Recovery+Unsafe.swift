@@ -37,6 +37,7 @@ struct Recovery {
   private func recover() throws(PoolError) -> RecoverySummary {
     var summary = RecoverySummary()
     let live = scan { _ in summary.recordCount += 1 }
+    try requireWholeLog()
     try judge(beyond: live.end, lastLsn: live.lastLsn)
     try requireWholeLog()
     pass(.recovery)

@@ -37,6 +37,7 @@ package struct Recovery {
   private func recover() throws(PoolError) -> RecoverySummary {
     var summary = RecoverySummary()
     let live = scan { _ in summary.recordCount += 1 }
+    try requireWholeLog()
     if !isRemoved(.laterRecordCheck) { try judge(beyond: live.end, lastLsn: live.lastLsn) }
     try requireWholeLog()
     pass(.recovery)

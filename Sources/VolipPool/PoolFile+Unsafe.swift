@@ -296,8 +296,8 @@ public final class PoolFile {
   /// is none left.
   public private(set) lazy var holesNeedBlocks = cvp_is_on_tmpfs(descriptor) != 0
 
-  /// Parts of a range that are no holes of the file, ascending; of very many the last reaches to the
-  /// end of the range.
+  /// Parts of a range that are no holes of the file, ascending; of very many the last reaches to
+  /// the end of the range.
   public func dataParts(in range: Range<UInt64>) -> [Range<UInt64>] {
     var parts: [Range<UInt64>] = []
     var rest = range

@@ -12,8 +12,8 @@ import TestBasics
 /// },
 /// ```
 /// Each call of `section` or `step` makes at most one state durable. Where a section is durable
-/// later than its end, as with epochs, `step(isAcknowledged: false)` leaves the oracle both; a `step`
-/// at the end of the epoch acknowledges all. `lab.owns` makes each step search for leaks.
+/// later than its end, as with epochs, `step(isAcknowledged: false)` leaves the oracle both; a
+/// `step` at the end of the epoch acknowledges all. `lab.owns` makes each step search for leaks.
 public struct Workload: Sendable {
   public let name: String
   var fileBytes: UInt64 = 1 << 20

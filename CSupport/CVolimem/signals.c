@@ -24,6 +24,7 @@
 #define TRAP_FLAG 0x100
 #define DIRECTION_FLAG 0x400ul
 #define RESTORER_FLAG 0x04000000ul
+#define IN_A_ROW_MAX 16  // signals; more than most programs queue
 #define BIT(number) (1ul << ((number)-1))
 #define AUTO_DISARM (1 << 31)  // SS_AUTODISARM
 
@@ -251,13 +252,16 @@ static void set_late(struct vcpu *vcpu, bool is_late) {
   companion_avoid(vcpu, is_late);
 }
 
-// Signals that are waiting already when a handler returns come when the guest has run for a while
-// or made a call: else a timer that fires faster than this delivers would leave no time between.
+// Signals that are waiting already when a handler returns come at once, as natively. But after many
+// in a row they come when the guest has run for a while or made a call: else a timer that fires
+// faster than this delivers would leave no time between.
 static void set_mask_after_handler(struct vcpu *vcpu, uint64_t mask) {
   uint64_t waiting = 0;
   stop_timer(vcpu);
   RAW(SYS_rt_sigpending, &waiting, sizeof waiting);
-  set_late(vcpu, (waiting & ~mask & ~BIT(KICK_SIGNAL)) != 0);
+  bool any = (waiting & ~mask & ~BIT(KICK_SIGNAL)) != 0;
+  vcpu->in_a_row = any && vcpu->in_a_row < IN_A_ROW_MAX ? vcpu->in_a_row + 1 : 0;
+  set_late(vcpu, any && vcpu->in_a_row == 0);
   if (!vcpu->late)
     return signals_set_mask(mask);
   vcpu->late_mask = mask;

@@ -173,8 +173,8 @@ static void no_alternate_stack(void) {
   raise(SIGUSR2);
 }
 
-// Calls that a signal interrupts. A signal every 20 ms; the call ends by itself later if it was
-// begun again, by what a thread does.
+// Calls that a signal interrupts. After three of them a thread lets the call end, if it was begun
+// again.
 
 static void every(long microseconds) {
   const struct timeval time = {.tv_usec = microseconds};
@@ -185,8 +185,7 @@ static void every(long microseconds) {
 static int ends[2];
 static uint32_t word;
 
-static void *write_later(void *unused) {
-  (void)unused;
+static void *end_later(void *child) {
   sigset_t all;
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, NULL);
@@ -195,6 +194,7 @@ static void *write_later(void *unused) {
   word = 1;
   syscall(SYS_futex, &word, FUTEX_WAKE, 1, NULL, NULL, 0);
   (void)!write(ends[1], "x", 1);
+  kill(*(pid_t *)child, SIGKILL);
   return NULL;
 }
 
@@ -260,13 +260,13 @@ static void interrupt_calls(int flags) {
     socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
     word = 0, count = 0;
     pid_t child = fork();
-    if (child == 0) {
-      usleep(300000);
-      _exit(0);
-    }
+    if (child == 0)
+      for (;;)
+        pause();
     pthread_t thread;
-    pthread_create(&thread, NULL, write_later, NULL);
-    every(20000);
+    pthread_create(&thread, NULL, end_later, &child);
+    const struct itimerval interval = {{.tv_usec = 200000}, {.tv_usec = 20000}};
+    setitimer(ITIMER_REAL, &interval, NULL);
     long result = interrupted_calls[i].call();
     int error = result < 0 ? errno : 0;
     say("%s: %ld %s\n", interrupted_calls[i].name, result, error ? strerror(error) : "");
@@ -410,7 +410,7 @@ static void storm_of_calls(void) {
   every(100);
   int wrong = 0;
   (void)!pipe(ends);
-  for (int i = 0; i < 100; i++) {
+  for (int i = 0; i < 100 || count == 0; i++) {
     char byte = (char)i;
     wrong += write(ends[1], &byte, 1) != 1 || read(ends[0], &byte, 1) != 1 || byte != (char)i;
   }

@@ -89,12 +89,14 @@ def tests(pattern, site, seconds=TIMEOUT_SECONDS):
         seconds)
     if status == 0:
         return None
-    if "Test run started" not in output:
-        sys.exit(f"{pattern}: no test was run\n{output}")
     failed = re.search(FAILURE, output)
     if failed:
         return failed[1]
-    return f"{pattern}: " + ("hangs" if status in (124, 137) else "the process dies")
+    if status in (124, 137):
+        return f"{pattern}: hangs"
+    if "Test run started" not in output:
+        sys.exit(f"{pattern}: no test was run\n{output}")
+    return f"{pattern}: the process dies"
 
 
 def killer(build, images, site):

@@ -95,7 +95,9 @@ struct Recovery {
     let inLog = position % geometry.logBytes
     // SAFETY: inLog is less than logBytes, and the mapping was checked to hold the log.
     let start = UnsafeRawPointer(memory.address(Int(geometry.logOffset + inLog)))
-    guard let (header, seal) = RecordHeader.decode(from: start),
+    let decoded = RecordHeader.decode(
+      from: start, at: position, generation: superblock.generation)
+    guard let (header, seal) = decoded,
       header.generation == superblock.generation, header.position == position,
       UInt64(header.recordBytes) <= geometry.logBytes - inLog, header.end <= logEnd
     else { return nil }
@@ -159,6 +161,7 @@ struct Recovery {
       }
       try blocks.allocate(record)
       update(record, to: memory, imageOffset: imageOffset)
+      updateAnnounced(record, to: memory, imageOffset: imageOffset)
       flush(record, in: memory, imageOffset: imageOffset)
       position = record.header.end
     }

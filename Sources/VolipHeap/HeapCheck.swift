@@ -19,6 +19,16 @@ public struct HeapReport: Sendable {
 
   init() {}
 
+  /// Adds the report of a part of the same pool that begins at `offset`.
+  mutating func add(_ part: HeapReport, at offset: UInt64) {
+    blocks += part.blocks.map { (PoolOffset(bytes: $0.offset.bytes + offset), $0.byteCount) }
+    freePages += part.freePages
+    usedPages += part.usedPages
+    problems += part.problems.map {
+      HeapProblem(offset: PoolOffset(bytes: $0.offset.bytes + offset), reason: $0.reason)
+    }
+  }
+
   /// A report of one problem and nothing else.
   public init(problem: String) {
     problems = [HeapProblem(offset: PoolOffset(bytes: 0), reason: problem)]
@@ -64,7 +74,7 @@ private struct HeapWalk {
 
   mutating func run() {
     do throws(PoolError) {
-      if let reason = heap.header.contradiction(pageCount: heap.engine.pageCount) {
+      if let reason = heap.header.contradiction(pageCount: heap.pageCount) {
         throw .damagedHeap(offset: 0, reason: reason)
       }
       guard try tableIsUpToDate() else {
@@ -113,7 +123,7 @@ private struct HeapWalk {
       report.usedPages += entry.length
       report.blocks.append((PageIndex(UInt32(page)).offset, entry.length << 12))
       try expectInside(page, entry, tail: .largeTail)
-    case .metadata:
+    case .metadata, .arena:
       report.usedPages += entry.length
       try expectInside(page, entry, tail: .largeTail)
     case .slab:

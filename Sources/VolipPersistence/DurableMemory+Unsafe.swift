@@ -145,6 +145,17 @@ public final class DurableMemory {
     cvp_copy_lines(base + offset, lines, count)
   }
 
+  /// The same for bytes, which stand at a word.
+  @inline(__always)
+  public func updateBytes(at offset: Int, from bytes: UnsafeRawPointer, count: Int) {
+    // SAFETY: as above.
+    if count == 8, offset % 8 == 0 {
+      (base + offset).storeBytes(of: bytes.load(as: UInt64.self), as: UInt64.self)
+    } else {
+      (base + offset).copyMemory(from: bytes, byteCount: count)
+    }
+  }
+
   /// Makes bytes durable that are only known to be readable: a killed process may have stored them
   /// and not fenced, or its msync may have failed, which leaves pages that count as clean. Durable
   /// after the next fence.

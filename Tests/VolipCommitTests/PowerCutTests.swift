@@ -23,13 +23,13 @@
 
       init(
         _ name: String, _ path: PersistencePath, logBytes: UInt64 = 64 << 10,
-        logBytesMax: UInt64 = 64 << 10, tracker: TrackerKind? = nil
+        logBytesMax: UInt64 = 64 << 10, tracker: TrackerKind? = nil, announces: Bool = false
       ) throws {
         generator = SeededGenerator.forTest(name)
         self.path = path
         pool = try EnginePool(
           fileBytes: 1 << 20, logBytes: logBytes, logBytesMax: logBytesMax, tracker: tracker,
-          persistence: path)
+          persistence: path, announces: announces)
         cut = PowerCut(
           pool.engine.parts.memory, pool.engine.superblock.geometry, using: &generator)
         cut.atFence = { [unowned self] cut throws(PoolError) in
@@ -55,8 +55,10 @@
       }
 
       func commit() throws {
-        try pool.engine.openSection()
-        pool.scribble(using: &generator)
+        let isAnnounced = pool.announces && Bool.random(using: &generator)
+        try pool.engine.openSection(isAnnounced ? .announced : .exclusive)
+        if pool.announces { pool.scribbleAnnounced(using: &generator) }
+        if !isAnnounced { pool.scribble(using: &generator) }
         inFlight = pool.current
         try pool.engine.closeSection()
         pool.committed = inFlight!
@@ -66,6 +68,7 @@
 
       func abort() throws {
         try pool.engine.openSection()
+        if pool.announces { pool.scribbleAnnounced(using: &generator) }
         pool.scribble(using: &generator)
         try pool.engine.abortSection()
         #expect(pool.current == pool.committed)
@@ -116,11 +119,12 @@
       }
     }
 
-    @Test(arguments: PersistencePath.allCases)
+    @Test(arguments: PersistencePath.allCases, [false, true])
     func aPowerCutAtAnyFenceLeavesTheLastSectionOrTheOneInFlight(
-      _ path: PersistencePath
+      _ path: PersistencePath, announces: Bool
     ) throws {
-      let campaign = try Campaign("aPowerCut \(path.rawValue)", path)
+      let campaign = try Campaign(
+        "aPowerCut \(path.rawValue) \(announces)", path, announces: announces)
       for _ in 0..<campaignSteps { try campaign.step() }
       print("\(campaign.images) images, \(campaign.replayed) records replayed")
     }
@@ -151,9 +155,12 @@
     /// Recovery wrote superblock copy 1 first, always: over the only whole one, where the power had
     /// been cut while copy 2 was written, or where a killed process had stored copy 2 and not
     /// fenced it. Another power cut then left two halves.
-    @Test(arguments: PersistencePath.allCases)
-    func aPowerCutInsideARecoveryLeavesWhatItFound(_ path: PersistencePath) throws {
-      let campaign = try Campaign("recovery \(path.rawValue)", path)
+    @Test(arguments: PersistencePath.allCases, [false, true])
+    func aPowerCutInsideARecoveryLeavesWhatItFound(
+      _ path: PersistencePath, announces: Bool
+    ) throws {
+      let campaign = try Campaign(
+        "recovery \(path.rawValue) \(announces)", path, announces: announces)
       campaign.checksPerFence = 1
       let atFence = campaign.cut.atFence
       campaign.cut.atFence = { [unowned campaign] cut throws(PoolError) in

@@ -20,6 +20,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("VolipCommitTests", ["VolipCommit"]),
   ("VolipHeapTests", ["VolipHeap"]),
   ("VolipMemTests", ["VolipMem", "volip-test-helper"]),
+  ("CollectionTests", ["VolipMem", "volip-test-helper"]),
   ("HostilePoolTests", ["VolipMem", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("ExampleTests", ["hashmap-demo"]),
@@ -66,7 +67,10 @@ let package = Package(
     core("VolipWriteSet", ["VolipMachine", "CVolipWriteSet"]),
     core("VolipCommit", ["VolipWriteSet"]),
     core("VolipHeap", ["VolipCommit"]),
-    core("VolipMem", ["VolipHeap"]),
+    .target(
+      name: "VolipMem", dependencies: ["VolipHeap"],
+      // For properties that give spans.
+      swiftSettings: swiftSettings + [.enableExperimentalFeature("Lifetimes")]),
 
     .executableTarget(
       name: "VolipTool",

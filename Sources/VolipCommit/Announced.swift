@@ -12,6 +12,9 @@
 // 2. Announced pages never are in a write set, but in an audit.
 
 extension PoolEngine {
+  /// Whether the tracker watches announced memory too.
+  public var isAudited: Bool { options.audit }
+
   /// Makes pages announced memory, from the open section on, or, without one, because the pool says
   /// so. They are below the watched limit and were never written by a section.
   public func addAnnounced(_ pages: Range<Int>) throws(PoolError) {

@@ -101,7 +101,7 @@ public final class AnnouncedHeap {
       throw .invalidArgument("\(byteCount) bytes")
     }
     forgetArenasRolledBack()
-    for arena in arenas.reversed() {
+    for arena in arenas.reversed() where byteCount < arena.memory.byteCount {
       do throws(PoolError) {
         let result = try body(arena)
         current = Unmanaged.passUnretained(arena)

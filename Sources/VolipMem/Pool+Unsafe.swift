@@ -120,11 +120,20 @@ public final class Pool: @unchecked Sendable {
     try engine.close()
   }
 
+  var isAudited: Bool { engine.isAudited }
+
   // MARK: Sections
 
   /// Runs `body` as a failure-atomic section. A thrown error rolls it back and is thrown on.
   /// Sections nest flat: an inner one is part of the outermost, and if it throws, all is rolled
   /// back.
+  ///
+  /// - Throws: what `body` throws, or ``PoolError`` from `pstart` and `pend`.
+  public func section<Result>(_ body: (inout Section) throws -> Result) throws -> Result {
+    try section(.exclusive, body)
+  }
+
+  /// The same as a section of a kind.
   ///
   /// - Parameter kind: with `.announced`, what the collections write and what `body` announces is
   ///   durable, and nothing else: no page is looked at, which is several times faster for small
@@ -132,7 +141,7 @@ public final class Pool: @unchecked Sendable {
   ///   exclusive.
   /// - Throws: what `body` throws, or ``PoolError`` from `pstart` and `pend`.
   public func section<Result>(
-    _ kind: SectionKind = .exclusive, _ body: (inout Section) throws -> Result
+    _ kind: SectionKind, _ body: (inout Section) throws -> Result
   ) throws -> Result {
     try engine.openSection(kind)
     var section = Section(pool: self, announced: engine.announced)

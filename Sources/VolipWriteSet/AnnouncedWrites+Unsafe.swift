@@ -24,6 +24,8 @@ public struct AnnouncedWrites: @unchecked Sendable {
     @usableFromInline var capacity: Int
     @usableFromInline var restoreCount = 0
     @usableFromInline var sectionNumber: UInt64 = 0
+    /// Extents that need not be durable, and are to be taken back all the same.
+    @usableFromInline var forgotten: [UInt64] = []
     /// By a hash of an extent, where in the list it may be. A slot is never cleared: what it says
     /// is believed only if the list agrees.
     @usableFromInline let slots: UnsafeMutablePointer<UInt32>
@@ -49,6 +51,7 @@ public struct AnnouncedWrites: @unchecked Sendable {
   public func deallocate() {
     state.pointee.extents.deallocate()
     state.pointee.slots.deallocate()
+    state.deinitialize(count: 1)
     state.deallocate()
   }
 
@@ -71,7 +74,10 @@ public struct AnnouncedWrites: @unchecked Sendable {
     state.pointee.sectionNumber = number
   }
 
-  public func removeAll() { state.pointee.count = 0 }
+  public func removeAll() {
+    state.pointee.count = 0
+    if !state.pointee.forgotten.isEmpty { state.pointee.forgotten = [] }
+  }
 
   /// Announces a write of `byteCount` bytes at an address in the pool.
   @inlinable @inline(__always)
@@ -132,7 +138,8 @@ public struct AnnouncedWrites: @unchecked Sendable {
     state.pointee.capacity = capacity * 2
   }
 
-  /// Takes back what was announced of a range whose content does not matter any more.
+  /// Makes what was announced of a range not durable: its content does not matter any more, if the
+  /// section is not taken back.
   public func forget(_ address: UnsafeRawPointer, byteCount: Int) {
     let offset = UInt64(address - UnsafeRawPointer(state.pointee.base))
     let end = offset + UInt64(byteCount)
@@ -141,7 +148,10 @@ public struct AnnouncedWrites: @unchecked Sendable {
     for index in 0..<state.pointee.count {
       let extent = ByteExtent(word: state.pointee.extents[index])
       let isInside = extent.offset >= offset && extent.offset + UInt64(extent.byteCount) <= end
-      guard !isInside else { continue }
+      guard !isInside else {
+        state.pointee.forgotten.append(extent.word)
+        continue
+      }
       state.pointee.extents[kept] = extent.word
       kept += 1
     }
@@ -161,13 +171,14 @@ public struct AnnouncedWrites: @unchecked Sendable {
 
   /// Puts every announced byte back as it is in the image, which must lack no committed byte.
   public func restore(from image: ImageView) {
-    let (base, count) = (state.pointee.base, state.pointee.count)
-    for index in 0..<count {
+    let base = state.pointee.base
+    func restore(_ extent: ByteExtent) {
       // SAFETY: every extent lies in the working copy and so in the image.
-      let extent = ByteExtent(word: state.pointee.extents[index])
       (base + Int(extent.offset)).copyMemory(
         from: image.base + Int(extent.offset), byteCount: extent.byteCount)
     }
+    forEach { extent, _ in restore(extent) }
+    for word in state.pointee.forgotten { restore(ByteExtent(word: word)) }
   }
 
   /// Nothing of what the section announced counts any more.

@@ -34,6 +34,7 @@ extension Persistable where Self: BitwiseCopyable {
   @inlinable @inline(__always)
   public func copy(in section: inout Section) -> Self { self }
 
+  /// See ``Persistable/layout``.
   public static var layout: String { layoutDescription(Self.self) }
 }
 
@@ -60,5 +61,6 @@ extension Optional: Persistable where Wrapped: Persistable {
   @inlinable @inline(__always)
   public func copy(in section: inout Section) -> Wrapped? { self }
 
+  /// See ``Persistable/layout``.
   public static var layout: String { "Optional<\(Wrapped.layout)>" }
 }

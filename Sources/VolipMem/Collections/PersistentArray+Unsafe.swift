@@ -5,7 +5,7 @@
 // A growing array announces what it moved; elements that are appended after that continue the same
 // extent. So filling an array is one extent a MiB.
 //
-// SAFETY, of all pointers here: `header` names the block that `init` took; elements below `count`
+// SAFETY: `header` names the block that `init` took; elements below `count`
 // are initialized, and the block behind `elements` has room for `capacity`. Indexes are checked.
 
 /// An ordered, random-access collection of elements in a pool.
@@ -250,6 +250,7 @@ extension PersistentArray: Persistable where Element: ~Copyable {
     return result
   }
 
+  /// See ``Persistable/layout``.
   public static var layout: String { "PersistentArray<\(Element.layout)>" }
 }
 

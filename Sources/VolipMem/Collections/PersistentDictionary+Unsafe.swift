@@ -15,7 +15,7 @@
 // A table that the open section allocated is announced as a whole; an update of an older one
 // announces its value alone.
 //
-// SAFETY, of all pointers here: `header` names the block that `init` took. Control has a word for
+// SAFETY: `header` names the block that `init` took. Control has a word for
 // each group, entries eight slots; slots with a full control byte are initialized.
 
 /// One slot of a table.
@@ -424,6 +424,7 @@ extension PersistentDictionary: Persistable where Key: ~Copyable, Value: ~Copyab
     return result
   }
 
+  /// See ``Persistable/layout``.
   public static var layout: String { "PersistentDictionary<\(Key.layout),\(Value.layout)>" }
 }
 

@@ -1,6 +1,6 @@
 // Ref: a value of its own in announced memory, and the name of it.
 //
-// SAFETY, of all pointers here: they name a block that `init` took for one T, and that nobody has
+// SAFETY: they name a block that `init` took for one T, and that nobody has
 // freed; a section's token shows that the caller may write.
 
 /// A reference to a value in a pool: as long as the value is there, in every process that opens it.
@@ -65,6 +65,7 @@ extension Ref: PersistentReference where Value: ~Copyable {}
 /// A reference owns nothing: destroying it, or what it is a part of, leaves the value.
 extension Ref: Persistable where Value: ~Copyable {
   /// "Ref" alone: a value may refer to its own kind.
+  /// See ``Persistable/layout``.
   public static var layout: String { "Ref" }
 }
 

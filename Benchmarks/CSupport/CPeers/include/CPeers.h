@@ -1,5 +1,5 @@
-// CPeers: what users would pick instead, as they would use it: libpmemobj's transactions on a chained
-// hash table, and LMDB. For measurement only; every failure ends the process with a message.
+// CPeers: what users would pick instead, as they would use it: libpmemobj's transactions on a
+// chained hash table, and LMDB. For measurement only; a failure ends the process with a message.
 #ifndef CPEERS_H
 #define CPEERS_H
 
@@ -8,8 +8,9 @@
 
 struct peer;
 
-/// A chained table of `key_count` keys (each with its index as value) in a new libpmemobj pool, with
-/// a bucket for two keys. A section is a transaction that adds each changed value to its undo log.
+/// A chained table of `key_count` keys (each with its index as value) in a new libpmemobj pool,
+/// with a bucket for two keys. A section is a transaction that adds each changed value to its undo
+/// log.
 struct peer *peer_pmdk_open(const char *path, const uint64_t *keys, size_t key_count);
 
 /// The same keys in a new LMDB environment with MDB_WRITEMAP, its fastest durable mode.

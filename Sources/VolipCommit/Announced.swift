@@ -38,8 +38,10 @@ extension PoolEngine {
 
   /// Applies to the image what it lacks of announced writes.
   func updateAnnouncedImage(_ parts: EngineParts) {
+    // Taken once: a section of one update has a record of its own.
+    let (memory, imageOffset) = (parts.memory, parts.imageOffset)
     parts.redoLog.updateAnnounced {
-      VolipCommit.updateAnnounced($0, to: parts.memory, imageOffset: parts.imageOffset)
+      VolipCommit.updateAnnounced($0, to: memory, imageOffset: imageOffset)
     }
   }
 

@@ -17,6 +17,9 @@ struct HashmapOptions: ParsableArguments {
   @Flag(inversion: .prefixedNo, help: "Measure PersistentDictionary too.")
   var dictionary = true
 
+  @Flag(inversion: .prefixedNo, help: "Measure the page-tracked map too.")
+  var pools = true
+
   @Flag(inversion: .prefixedNo, help: "Measure libpmemobj's transactions and LMDB too.")
   var peers = true
 
@@ -61,7 +64,7 @@ func hashmapBenchmark(
     (options.volatile ? [try volatileContender(keyCount)] : [])
     + (options.dictionary ? [try dictionaryContender(keyCount)] : [])
     + (options.peers ? try peerContenders(keyCount) : [])
-    + (try configurations.map {
+    + (try (options.pools ? configurations : []).map {
       try $0.isGuest ? guestContender(keyCount, $0) : poolContender(keyCount, $0)
     })
   var measurements = contenders.map { contender in

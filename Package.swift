@@ -23,7 +23,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("CollectionTests", ["VolipMem", "volip-test-helper"]),
   ("HostilePoolTests", ["VolipMem", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
-  ("ExampleTests", ["hashmap-demo"]),
+  ("ExampleTests", ["hashmap-demo", "collection-examples"]),
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
   ("StyleTests", []),
 ]
@@ -91,6 +91,10 @@ let package = Package(
         .product(name: "SystemPackage", package: "swift-system"),
       ],
       path: "Examples/Hashmap/Demo", swiftSettings: swiftSettings),
+
+    .executableTarget(
+      name: "collection-examples", dependencies: ["VolipMem"], path: "Examples/Collections",
+      swiftSettings: swiftSettings),
 
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(

@@ -47,7 +47,10 @@ func collectionWork(_ arguments: [String]) throws {
   var options = Pool.Options()
   options.engine.persistencePath = .cacheLines
   options.logBytes = 64 << 10
-  options.engine.audit = arguments.count > 1
+  if arguments.count > 1 {
+    options.engine.audit = arguments[1] == "audit"
+    options.engine.tracker = TrackerKind(rawValue: arguments[1])
+  }
   let pool = try pmap(arguments[0], byteCount: 64 << 20, options: options)
   let ledger = try pool.section { section in
     try pool.root("ledger", in: &section) { section in try Ledger(in: &section) }

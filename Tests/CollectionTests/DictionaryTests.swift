@@ -137,6 +137,64 @@ import VolipMem
     test.expectNoLeaks(besideRoots: 0)
   }
 
+  struct Old: BitwiseCopyable, Persistable {
+    var balance: Int32
+  }
+  struct New: BitwiseCopyable, Persistable {
+    var balance: Int64
+    var limit: Int64
+  }
+
+  @Test func aRootIsMigratedFromAnOldLayoutInOneSection() throws {
+    let test = try CollectionPool()
+    typealias OldMap = PersistentDictionary<Int, Old>
+    typealias NewMap = PersistentDictionary<Int, New>
+    try test.pool.section { section in
+      _ = try test.pool.root("map", in: &section) { section in
+        try OldMap((0..<50).map { (key: $0, value: Old(balance: Int32($0))) }, in: &section)
+      }
+    }
+    for _ in 0..<2 {
+      try test.reopen()
+      try test.pool.section { section in
+        let new = try test.pool.migrate(
+          "map", from: OldMap.self, to: NewMap.self, in: &section
+        ) { old, section in
+          let new = try NewMap(minimumCapacity: old.count, in: &section)
+          try old.forEach { key, value in
+            try new.updateValue(
+              New(balance: Int64(value.balance), limit: 9), forKey: key, in: &section)
+          }
+          return new
+        }
+        #expect(new?.value.count == 50)
+      }
+    }
+    let map = try #require(try test.pool.root("map", of: NewMap.self))
+    #expect(map.value[7]?.balance == 7 && map.value[7]?.limit == 9)
+    #expect(throws: PoolError.self) { try test.pool.root("map", of: OldMap.self) }
+    test.expectNoLeaks(besideRoots: 1 + 1 + 1 + 2)
+  }
+
+  struct Hiding: BitwiseCopyable, Persistable {
+    var number = 1
+    var pointer: UnsafePointer<Int>?
+  }
+
+  @Test func aPointerInsideABitwiseStructIsFoundAtTheRoot() throws {
+    let test = try CollectionPool()
+    #expect {
+      try test.pool.section { section in
+        _ = try test.pool.root("hiding", in: &section) { section in
+          try PersistentArray<Hiding>(in: &section)
+        }
+      }
+    } throws: {
+      if case PoolError.invalidArgument = $0 { true } else { false }
+    }
+    test.expectNoLeaks(besideRoots: 0)
+  }
+
   @Test func aDictionaryOfAnotherTypeIsATypedError() throws {
     let test = try CollectionPool()
     try test.pool.section { section in

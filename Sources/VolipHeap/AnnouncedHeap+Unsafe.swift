@@ -28,8 +28,9 @@ public final class AnnouncedHeap {
   /// 1 MiB; each arena is twice as large as the one before, up to 1 GiB.
   static let arenaPagesMin = 256
   static let arenaPagesMax = 1 << 18
-  /// An arena that is smaller is not worth its entry.
-  static let arenaPagesLeast = 16
+  /// More than the 32 pages over which the write-protect tracker arms at once: so no run that it
+  /// arms reaches over an arena.
+  static let arenaPagesLeast = 40
 
   /// Finds the arenas that the pool has.
   public init(_ pool: Heap) throws(PoolError) {

@@ -1,3 +1,4 @@
+import Foundation
 import TestSupport
 import Testing
 import VolipMem
@@ -118,6 +119,67 @@ import VolipMem
     let again = try #require(
       try test.pool.root("map", of: PersistentDictionary<UInt64, UInt64>.self))
     #expect((0..<1000 as Range<UInt64>).allSatisfy { again.value[$0] == $0 })
+  }
+
+  @Test(arguments: [true, false])
+  func aPoolThatGrowsKeepsItsCollectionsAndHasRoomForMore(audit: Bool) throws {
+    let test = try CollectionPool(byteCount: 4 << 20, audit: audit)
+    let map = try test.pool.section { section in
+      try test.pool.root("map", in: &section) { section in
+        try PersistentDictionary<UInt64, UInt64>(in: &section)
+      }
+    }
+    func fill(_ keys: Range<UInt64>) throws {
+      try test.pool.section(.announced) { section in
+        for key in keys { try map.value.updateValue(key, forKey: key, in: &section) }
+      }
+    }
+    try fill(0..<1000)
+    for round in 1...3 as ClosedRange<UInt64> {
+      try test.pool.grow(byteCount: (4 + round * 8) << 20)
+      try fill(round * 10_000..<round * 10_000 + 1500)
+      #expect(test.pool.checkHeap().isConsistent)
+    }
+    try test.reopen()
+    let again = try #require(
+      try test.pool.root("map", of: PersistentDictionary<UInt64, UInt64>.self))
+    #expect(again.value.count == 5500)
+    var isRight = true
+    again.value.forEach { key, value in isRight = isRight && key == value }
+    #expect(isRight)
+  }
+
+  @Test func collectionsAreExportedAndImportedAsTheOrdinaryTypes() throws {
+    let test = try CollectionPool()
+    struct Export: Codable {
+      var numbers: [Int]
+      var names: [Int: Int]
+    }
+    struct Import: Decodable {
+      static nonisolated(unsafe) var test: CollectionPool?
+      init(from decoder: any Decoder) throws {
+        let test = Self.test!
+        try test.pool.section { section in
+          let array = try PersistentArray<Int>(from: decoder, in: &section)
+          #expect(array.description == "[3, 1, 2]")
+          try array.destroy(in: &section)
+        }
+      }
+    }
+    try test.pool.section { section in
+      let array = try PersistentArray([3, 1, 2], in: &section)
+      let map = try PersistentDictionary([(key: 5, value: 6)], in: &section)
+      let export = Export(numbers: Array(array), names: Dictionary(map))
+      let data = try JSONEncoder().encode(export)
+      #expect(try JSONDecoder().decode(Export.self, from: data).names == [5: 6])
+      #expect(map.description == "[5: 6]")
+      try array.destroy(in: &section)
+      try map.destroy(in: &section)
+    }
+    Import.test = test
+    _ = try JSONDecoder().decode(Import.self, from: Data("[3, 1, 2]".utf8))
+    Import.test = nil
+    test.expectNoLeaks(besideRoots: 0)
   }
 
   @Test func twoDictionariesHaveSeedsOfTheirOwn() throws {

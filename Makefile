@@ -5,6 +5,9 @@ SWIFT ?= swift
 BENCH_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
 PROGRAM_ARGUMENTS ?=
+KILLS ?= 1000
+RUNS ?= 10000000
+SECTIONS ?= 1000000
 SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift Benchmarks/Package.swift)
 
 # The runner's own summary comes last, after what helpers say at their end.
@@ -12,7 +15,7 @@ SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; ff
   END {print summary}'
 
 .PHONY: help dependencies build release demo test test-quick test-hardware test-programs bench format
-.PHONY: lint clean
+.PHONY: lint clean test-kills test-flips test-threads test-tsan fuzz
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -36,8 +39,25 @@ test: build lint ## Lint and all tests
 test-quick: build ## Tests without those that kill processes: under a minute
 	$(SWIFT) test --skip-build --disable-xctest --skip CrashTests --skip ExampleTests
 
-test-hardware: build ## Guest mode on an emulated processor with SVM and nested paging (QEMU)
+test-hardware: build ## Guest mode on an emulated processor; power cuts on an emulated NVDIMM
 	@Scripts/hardware.sh
+
+test-kills: build ## Real kills at random times and at every named point; KILLS=1000
+	VOLIP_KILLS=$(KILLS) $(SWIFT) test --skip-build --disable-xctest --filter KillSoakTests
+
+test-flips: build ## Every single bit of superblocks, log and heap metadata, flipped
+	VOLIP_FLIP_STEP=1 $(SWIFT) test --skip-build --disable-xctest --filter BitFlipTests
+
+test-threads: build ## Trackers against oracles, sections of four threads; SECTIONS=1000000
+	VOLIP_TRACKER_ROUNDS=$(SECTIONS) VOLIP_GUEST_ROUNDS=$(SECTIONS) VOLIP_GUEST_SPINS=$(SECTIONS) \
+	  VOLIP_GUEST_SECTIONS=$(SECTIONS) $(SWIFT) test --skip-build --disable-xctest \
+	  --filter 'TrackerTests'
+
+test-tsan: dependencies ## The host's side under ThreadSanitizer
+	@Scripts/test-tsan.sh
+
+fuzz: dependencies ## libFuzzer with AddressSanitizer over hostile pools; RUNS=10000000
+	@Scripts/fuzz.sh $(RUNS)
 
 test-programs: release ## Programs that nobody here wrote, natively and in guest mode
 	@Scripts/test-programs.py $(PROGRAM_ARGUMENTS)

@@ -1,8 +1,19 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-let swiftSettings: [SwiftSetting] = [.treatAllWarnings(as: .error)]
-let cSettings: [CSetting] = [.treatAllWarnings(as: .error)]
+/// The hooks and mutants of the crash laboratory: in debug builds, and in release builds with the
+/// trait. No other build has them.
+let laboratory = "CrashLaboratory"
+let swiftSettings: [SwiftSetting] = [
+  .treatAllWarnings(as: .error),
+  .define("VOLIP_LAB", .when(configuration: .debug)),
+  .define("VOLIP_LAB", .when(traits: [laboratory])),
+]
+let cSettings: [CSetting] = [
+  .treatAllWarnings(as: .error),
+  .define("VOLIP_LAB", .when(configuration: .debug)),
+  .define("VOLIP_LAB", .when(traits: [laboratory])),
+]
 
 func cTarget(_ name: String) -> Target {
   .target(name: name, path: "CSupport/\(name)", cSettings: cSettings)
@@ -17,11 +28,11 @@ let tests: [(String, [Target.Dependency])] = [
   ("VolipPoolTests", ["VolipPool"]),
   ("VolipMachineTests", ["VolipMachine", "CVolimem", "volip-test-helper", "volip-guest-program"]),
   ("VolipWriteSetTests", ["VolipWriteSet", "CVolipWriteSet"]),
-  ("VolipCommitTests", ["VolipCommit"]),
+  ("VolipCommitTests", ["VolipCommit", "CTestSupport"]),
   ("VolipHeapTests", ["VolipHeap"]),
   ("VolipMemTests", ["VolipMem", "volip-test-helper"]),
   ("CollectionTests", ["VolipMem", "volip-test-helper"]),
-  ("HostilePoolTests", ["VolipMem", "volip-test-helper"]),
+  ("HostilePoolTests", ["VolipMem", "CTestSupport", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("ExampleTests", ["hashmap-demo", "collection-examples"]),
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
@@ -37,6 +48,7 @@ let package = Package(
     .library(name: "VolipPreload", type: .dynamic, targets: ["CVolipPreload"]),
     .executable(name: "volip", targets: ["VolipTool"]),
   ],
+  traits: [.trait(name: laboratory, description: "Hooks and mutants of the crash laboratory")],
   dependencies: [
     .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.0", traits: []),
     .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
@@ -98,7 +110,8 @@ let package = Package(
 
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(
-      name: "volip-test-helper", dependencies: ["VolipMem", "CVolimem"], path: "Tests/Helper",
+      name: "volip-test-helper", dependencies: ["VolipMem", "CVolimem", "HostilePool"],
+      path: "Tests/Helper",
       swiftSettings: swiftSettings),
     // An ordinary program that must not notice whether it runs in guest mode.
     .executableTarget(
@@ -108,6 +121,11 @@ let package = Package(
     .executableTarget(
       name: "volip-plain-program", path: "Tests/PlainProgram", cSettings: cSettings,
       linkerSettings: [.linkedLibrary("m"), .linkedLibrary("pthread")]),
+    // A pool from any bytes, opened and used: for tests, and for libFuzzer (`make fuzz`).
+    .target(
+      name: "HostilePool", dependencies: ["VolipMem", "CVolipPersistence"],
+      path: "Tests/HostilePool", swiftSettings: swiftSettings),
+    .target(name: "CTestSupport", path: "Tests/CTestSupport", cSettings: cSettings),
     .target(
       name: "TestSupport",
       dependencies: [
@@ -118,8 +136,17 @@ let package = Package(
   ]
     + tests.map { name, dependencies in
       .testTarget(
-        name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: swiftSettings)
+        name: name, dependencies: dependencies + ["TestSupport"],
+        exclude: name == "HostilePoolTests" ? ["Corpus"] : [], swiftSettings: swiftSettings)
     },
   swiftLanguageModes: [.v6],
   cLanguageStandard: .gnu11
 )
+
+// Its main is libFuzzer's: built by `make fuzz` alone.
+if Context.environment["VOLIP_FUZZER"] != nil {
+  package.targets.append(
+    .executableTarget(
+      name: "volip-fuzzer", dependencies: ["HostilePool"], path: "Tests/Fuzzer",
+      swiftSettings: swiftSettings + [.unsafeFlags(["-parse-as-library"])]))
+}

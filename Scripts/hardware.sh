@@ -2,8 +2,10 @@
 # Guest mode on real virtualization, functionally: QEMU emulates a processor with SVM and nested
 # paging, a Debian kernel in it offers /dev/kvm, and the test helper enters guest mode there. What
 # differs from shadow paging is tested: system calls that arrive at level 0, guest-physical windows
-# (40 physical bits), flushes that really are needed. Nothing is timed. Ends with `hardware N run, N
-# failed`; exit status 0 if none failed, also when it had to be skipped, with the reason.
+# (40 physical bits), flushes that really are needed. Nothing is timed. Says `hardware N run, N
+# failed`. Then power cuts on an emulated NVDIMM: see power-cuts.py; CUTS says how many, 20 if
+# nothing does, 0 for none. Exit status 0 if nothing failed, also when it had to be skipped, with
+# the reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,7 +36,10 @@ root=$work/root
 mkdir -p "$root"/{bin,proc,sys,dev,tmp,pools}
 cp "$(command -v busybox)" "$root/bin/"
 ln -s busybox "$root/bin/sh"
-for module in irqbypass ccp kvm kvm-amd; do
+# In the order in which they are loaded.
+modules="irqbypass ccp kvm kvm-amd libnvdimm nfit nd_btt nd_pmem crc16 mbcache jbd2 crc32c_generic
+  crc32c-intel ext4"
+for module in $modules; do
   find "$work/kernel" -name "$module.ko" -exec cp {} "$root/" \;
 done
 cp "$helper" "$root/helper"
@@ -89,3 +94,12 @@ timeout 900 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 \
   -append "console=ttyS0 quiet panic=1" -nographic -no-reboot |
   tr -d '\r' | sed -n 's/^.*CHECK //p' | tee "$work/result"
 grep -q 'hardware [1-9][0-9]* run, 0 failed' "$work/result"
+
+cuts=${CUTS:-20}
+[ "$cuts" -gt 0 ] || exit 0
+command -v mke2fs > /dev/null || { echo "cuts 0: skipped, e2fsprogs is not installed"; exit 0; }
+cp Scripts/power-cuts-init.sh "$root/init"
+echo $modules > "$root/modules"
+(cd "$root" && find . | cpio -o -H newc 2> /dev/null | gzip -1) > "$work/initramfs"
+Scripts/power-cuts.py --kernel "$work"/kernel/boot/vmlinuz-* --initramfs "$work/initramfs" \
+  --device "$work/nvdimm" --cuts "$cuts"

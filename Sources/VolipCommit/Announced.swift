@@ -47,11 +47,15 @@ extension PoolEngine {
 
   /// Puts announced writes of the open section back, and the runs of pages that it added.
   func takeAnnouncedBack(_ parts: EngineParts) throws(PoolError) {
-    updateAnnouncedImage(parts)
-    // In an audit the tracker has the pages, armed perhaps, and they are taken back as others.
-    if !options.audit { announced.restore(from: parts.image) }
-    announced.takeBack()
+    let hasAny = announced.needsRestore
     do throws(PoolError) {
+      // In an audit the tracker has the pages, armed perhaps, and they are taken back as others.
+      if hasAny, !options.audit {
+        updateAnnouncedImage(parts)
+        announced.restore(from: parts.image)
+        try parts.memory.requireWhole()
+      }
+      announced.takeBack()
       while announcedPages.count > announcedRunsBefore {
         let pages = announcedPages.removeLast()
         guard !options.audit else { continue }

@@ -13,11 +13,13 @@ extension PoolEngine {
   func checkpoint() throws(PoolError) {
     let redoLog = parts.redoLog
     guard !redoLog.isEmpty else { return }
+    pass(.checkpoint)
     updateAnnouncedImage(parts)
     var next = file.superblock
     next.appliedLsn = redoLog.lastLsn
     next.logTail = redoLog.head
     try writeBack(next, through: parts.memory)
+    pass(.checkpointed)
     redoLog.removeAll()
   }
 
@@ -35,6 +37,7 @@ extension PoolEngine {
       try file.allocate(offset + next.geometry.logBytes..<offset + bytes)
       try file.sync()
       next.geometry.logBytes = bytes
+      pass(.logGrown)
     }
     // Positions stand for other places in a log of another size: go on at the start of a lap.
     next.logTail = (redoLog.head + bytes - 1) / bytes * bytes
@@ -54,8 +57,10 @@ extension PoolEngine {
     else { throw .invalidArgument("a pool grows from \(file.superblock.geometry.fileBytes) bytes") }
     next.geometry.imageBytes = next.geometry.fileBytes - next.geometry.imageOffset
     try file.extend(to: next.geometry.fileBytes)
-    try workingCopy.remap(descriptor: file.descriptor, geometry: next.geometry)
+    pass(.imageGrown)
+    try workingCopy.reserve(descriptor: file.descriptor, geometry: next.geometry)
     do throws(PoolError) {
+      try workingCopy.remap(descriptor: file.descriptor, geometry: next.geometry)
       let memory = try DurableMemory.map(
         descriptor: file.descriptor, forced: parts.memory.path)
       try writeBack(next, through: memory)
@@ -73,13 +78,33 @@ extension PoolEngine {
     var next = next
     next.sequence += 1
     do throws(PoolError) {
+      var lostLog: [Int] = []
       if !redoLog.isEmpty {
         redoLog.forEachLive { flush($0, in: memory, imageOffset: imageOffset) }
+        lostLog = try flushInsteadOfLostLog(memory)
         try memory.fence()
+        pass(.checkpointFlushed)
       }
       try file.write(next, through: memory)
+      // Nothing that the log had is needed any more.
+      for page in lostLog { try memory.rebuild(page: page) }
     } catch {
       throw poison(error, "checkpoint not finished")
     }
+  }
+
+  /// Where pages of the log failed, their records' lines are in the image and not durable, and
+  /// nobody knows which they are: everything that may have been written is flushed.
+  ///
+  /// - Returns: the pages, to be rebuilt when the log is empty.
+  private func flushInsteadOfLostLog(_ memory: DurableMemory) throws(PoolError) -> [Int] {
+    let failed = memory.failedPages
+    guard !failed.isEmpty, !failed.isOverfull else { return [] }
+    let pages = failed.offsets
+    guard pages.allSatisfy({ $0 < parts.imageOffset }) else { return [] }
+    failed.removeAll()
+    let end = parts.imageOffset + watchedPages * DurableMemory.pageBytes
+    memory.flush(parts.imageOffset..<end)
+    return pages
   }
 }

@@ -11,15 +11,23 @@
 //
 // Runs with the gate closed and the tracker's section closed, by the thread that had the section.
 
+import Glibc
+
 extension PoolEngine {
   /// Commits the open section's writes. After an error the section is rolled back, unless the error
   /// says otherwise (rule 13).
   func commit(_ parts: EngineParts) throws(PoolError) {
+    pass(.collect)
     try collect(parts)
     guard parts.writeSet.lineCount > 0 || !announced.isEmpty else { return }
+    pass(.collected)
     let position = try prepare(parts)
+    pass(.prepared)
     let record = try log(parts, at: position)
+    pass(.logged)
     update(record, to: parts.memory, imageOffset: parts.imageOffset)
+    pass(.updated)
+    if !parts.lostPages.isEmpty { try rebuildImage(parts) }
   }
 
   /// Step 1: the written pages, armed again unless they are retained, then compared: a write that
@@ -43,6 +51,7 @@ extension PoolEngine {
     let start = retention.observes(writeSet) ? ticks() : nil
     writeSet.compare(workingCopy, with: parts.image)
     retention.learn(writeSet, ticks: start.map { ticks() - $0 })
+    if !isWhole(parts) { try answerFailures(parts) }
     try audit(parts)
   }
 
@@ -65,12 +74,22 @@ extension PoolEngine {
 
   /// Step 3: the record, past the cache, and the one fence.
   private func log(_ parts: EngineParts, at position: UInt64) throws(PoolError) -> LogRecord {
-    let record = parts.redoLog.append(parts.writeSet, workingCopy, at: position)
+    let record: LogRecord
+    do throws(PoolError) {
+      record = try parts.redoLog.append(parts.writeSet, workingCopy, at: position)
+    } catch {
+      let isLogLost = !parts.memory.failedPages.isEmpty
+      try rollBack(parts)
+      throw isLogLost ? poison(error, "the log could not be written") : error
+    }
+    pass(.logStored)
     do throws(PoolError) {
       try parts.memory.fence()
     } catch {
       state = .poisoned("the log could not be flushed")
-      guard case .system(_, let errorNumber) = error else { throw error }
+      guard case .system(_, let errorNumber) = error else {
+        throw .outcomeUnknown(errorNumber: EIO)
+      }
       throw .outcomeUnknown(errorNumber: errorNumber)
     }
     return record
@@ -102,6 +121,7 @@ extension PoolEngine {
     guard isTracking else { return }
     let (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
     writeSet.compare(workingCopy, with: parts.image)
+    guard isWhole(parts) else { return try takeBackFailed(parts) }
     workingCopy.restore(writeSet, from: parts.image)
     writeSet.markRetained { retention.isRetained(page: $0) }
     do throws(PoolError) {
@@ -111,6 +131,7 @@ extension PoolEngine {
     }
     // Writes that came between are nobody's: what comes from here on is found by the next section.
     writeSet.compare(workingCopy, with: parts.image)
+    pass(.rollBack)
     if writeSet.lineCount > 0 { try rollBack(parts) }
   }
 
@@ -120,11 +141,16 @@ extension PoolEngine {
     try takeAnnouncedBack(parts)
     let (tracker, writeSet) = (parts.tracker, parts.writeSet)
     do throws(PoolError) {
+      // Behind a page without an image there is nothing to go back to.
+      if let lost = parts.lostPages.first {
+        throw .unreadable(fileOffset: UInt64(parts.imageOffset + lost * DurableMemory.pageBytes))
+      }
       writeSet.retainNone()
       parts.retention.forget(writeSet)
       try tracker.arm(writeSet)
       try writeSet.forEachRun(gapPagesMax: 0, where: { _ in true }, workingCopy.drop)
       try tracker.arm(writeSet)
+      workingCopy.failedPages.removeAll()
     } catch {
       throw poison(error, "section not rolled back")
     }

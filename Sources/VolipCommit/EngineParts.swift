@@ -13,6 +13,8 @@ final class EngineParts {
   let retention: Retention
   let blocks: ImageBlocks
   let redoLog: RedoLog
+  /// Pages whose image failed in the comparison, until the section has rebuilt them.
+  @exclusivity(unchecked) var lostPages: [Int] = []
 
   init(
     _ file: PoolFile, _ memory: DurableMemory, _ workingCopy: WorkingCopy,

@@ -73,7 +73,7 @@ public final class PoolEngine: @unchecked Sendable {
   @exclusivity(unchecked) var parts: EngineParts
   @exclusivity(unchecked) var state = State.ready
   @exclusivity(unchecked) private var isDoomed = false
-  @exclusivity(unchecked) private var watchedPages = 0
+  @exclusivity(unchecked) private(set) var watchedPages = 0
   @exclusivity(unchecked) private var statistics = SectionStatistics()
   /// What the open section announces.
   public let announced: AnnouncedWrites
@@ -222,7 +222,7 @@ public final class PoolEngine: @unchecked Sendable {
   ) throws(PoolError) -> Result {
     let previous = cvw_cancellation_defer()
     defer { cvw_cancellation_restore(previous) }
-    return try body()
+    return try FailedPages.noted(body)
   }
 
   private static let otherPool = PoolError.invalidArgument(
@@ -258,6 +258,7 @@ public final class PoolEngine: @unchecked Sendable {
     beginAnnouncing()
     section.pointee.owner = Unmanaged.passRetained(self).toOpaque()
     section.pointee.depth = 1
+    pass(.sectionOpened)
   }
 
   private func beginAnnouncing() {
@@ -387,7 +388,13 @@ public final class PoolEngine: @unchecked Sendable {
       }
     }
     // Dropping takes the protection with it.
-    if stray != nil { try tracker.arm(writeSet) }
+    if stray != nil || !workingCopy.failedPages.isEmpty { try tracker.arm(writeSet) }
+    workingCopy.failedPages.removeAll()
+    do throws(PoolError) {
+      try parts.memory.requireWhole()
+    } catch {
+      throw poison(error, "the image could not be read")
+    }
     tracker.settle(writeSet)
     if let stray { throw .writeOutsideSection(offset: stray.bytes) }
   }
@@ -401,6 +408,11 @@ public final class PoolEngine: @unchecked Sendable {
   }
 
   // MARK: Between the heap and the tracker
+
+  /// The first of some pages that cannot be read, or nil.
+  package func unreadablePage(in pages: Range<Int>) -> Int? {
+    workingCopy.unreadablePage(in: pages)
+  }
 
   /// Pages that get blocks before their first access on tmpfs: 16 MiB.
   static let blocksAheadPagesMax = 4096

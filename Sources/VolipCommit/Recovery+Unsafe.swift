@@ -31,11 +31,19 @@ struct Recovery {
   }
 
   func run() throws(PoolError) -> RecoverySummary {
+    try FailedPages.noted(recover)
+  }
+
+  private func recover() throws(PoolError) -> RecoverySummary {
     var summary = RecoverySummary()
     let live = scan { _ in summary.recordCount += 1 }
     try judge(beyond: live.end, lastLsn: live.lastLsn)
+    try requireWholeLog()
+    pass(.recovery)
     try secure(live)
+    pass(.recoverySecured)
     if summary.recordCount > 0 { try replay(live) }
+    pass(.recovered)
     var next = superblock
     next.sequence += 1
     next.generation += 1
@@ -116,7 +124,17 @@ struct Recovery {
     // than this is a forgery.
     var budget = geometry.logBytes * 2
     var position = end
+    // A log may be long and hardly written: holes of the file are not read. They are asked for
+    // before the walk, because what the kernel reads ahead of it are holes no more.
+    let log = geometry.logOffset..<geometry.logOffset + geometry.logBytes
+    let parts = file.dataParts(in: log)
     while position < logEnd {
+      let byte = geometry.logOffset + position % geometry.logBytes
+      let next = parts.first { $0.upperBound > byte }
+      if (next?.lowerBound ?? log.upperBound) > byte {
+        position += (next?.lowerBound ?? log.upperBound) - byte
+        continue
+      }
       if let candidate = candidate(at: position), candidate.record.header.lsn > lastLsn {
         let header = candidate.record.header
         let length = UInt64(header.recordBytes)
@@ -132,12 +150,21 @@ struct Recovery {
     }
   }
 
+  /// A page that cannot be read is damage, not the end of the log (rule 11).
+  private func requireWholeLog() throws(PoolError) {
+    guard memory.failedPages.isEmpty else {
+      throw .damagedLog(
+        path: file.path, fileOffset: UInt64(memory.failedPages.offsets[0]),
+        reason: "its page cannot be read")
+    }
+  }
+
   /// What can be read need not be durable: a process may have been killed between its stores and
   /// its fence. Half of a record in the image and none of it on the disk would be a torn section
   /// after the next power cut; one superblock copy on its way and the other overwritten would be no
   /// superblock. So both are made durable before anything is touched.
   private func secure(_ live: LiveLog) throws(PoolError) {
-    file.storeSuperblockAgain(through: memory)
+    try file.storeSuperblockAgain(through: memory)
     let boundary = lap(after: superblock.logTail)
     for part in [superblock.logTail..<min(live.end, boundary), boundary..<max(live.end, boundary)]
     where !part.isEmpty {
@@ -149,8 +176,26 @@ struct Recovery {
 
   /// Applies the records that the scan found sealed. Nothing that it checked is checked again.
   private func replay(_ live: LiveLog) throws(PoolError) {
-    let imageOffset = Int(geometry.imageOffset)
     let blocks = try ImageBlocks(file)
+    try forEachRecord(of: live) { (record) throws(PoolError) in try blocks.allocate(record) }
+    try applyAndFlush(live)
+    if !memory.failedPages.isEmpty { try rebuildImage(live) }
+    try memory.fence()
+  }
+
+  private func applyAndFlush(_ live: LiveLog) throws(PoolError) {
+    let imageOffset = Int(geometry.imageOffset)
+    try forEachRecord(of: live) { (record) throws(PoolError) in
+      update(record, to: memory, imageOffset: imageOffset)
+      updateAnnounced(record, to: memory, imageOffset: imageOffset)
+      flush(record, in: memory, imageOffset: imageOffset)
+      pass(.replayed)
+    }
+  }
+
+  private func forEachRecord(
+    of live: LiveLog, _ body: (LogRecord) throws(PoolError) -> Void
+  ) throws(PoolError) {
     var position = superblock.logTail
     while position < live.end {
       if position == live.gap { position = lap(after: position) }
@@ -159,12 +204,32 @@ struct Recovery {
           path: file.path, fileOffset: geometry.logOffset + position % geometry.logBytes,
           reason: "the log changed while it was read")
       }
-      try blocks.allocate(record)
-      update(record, to: memory, imageOffset: imageOffset)
-      updateAnnounced(record, to: memory, imageOffset: imageOffset)
-      flush(record, in: memory, imageOffset: imageOffset)
+      try body(record)
       position = record.header.end
     }
-    try memory.fence()
+  }
+
+  /// Image pages that failed are whole again where the log has all of their lines.
+  private func rebuildImage(_ live: LiveLog) throws(PoolError) {
+    let failed = memory.failedPages
+    let pageBytes = DurableMemory.pageBytes
+    var missing: [Int: UInt64] = [:]
+    for offset in failed.offsets { missing[offset] = .max }
+    try forEachRecord(of: live) { (record) throws(PoolError) in
+      record.forEachExtent { extent, _ in
+        for (offset, mask) in missing where offset >= Int(geometry.imageOffset) {
+          let page = UInt64((offset - Int(geometry.imageOffset)) / pageBytes)
+          missing[offset] = mask & ~extent.mask(inPage: page)
+        }
+      }
+    }
+    let lost = missing.filter { $0.value != 0 }.keys.min()
+    if let offset = failed.isOverfull ? failed.offsets.first : lost {
+      throw .unreadable(fileOffset: UInt64(offset))
+    }
+    // What was stored before a page failed is not in what stands in for it.
+    try applyAndFlush(live)
+    let imageEnd = Int(geometry.imageOffset + geometry.imageBytes)
+    try memory.rebuildFailed(in: Int(geometry.imageOffset)..<imageEnd)
   }
 }

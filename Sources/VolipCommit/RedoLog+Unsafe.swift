@@ -103,7 +103,12 @@ final class RedoLog {
 
   /// The third step but for its fence: stores the sealed record of a write set and of the announced
   /// writes at the position that `place` gave.
-  func append(_ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64) -> LogRecord {
+  ///
+  /// - Throws: `.memoryFailed` or `.unreadable` where a page of either side failed: without its
+  ///   header there is no record.
+  func append(
+    _ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64
+  ) throws(PoolError) -> LogRecord {
     let header = header(of: writeSet, at: position)
     let staged = header.recordBytes / 64 - writeSet.lineCount
     let start = offset + Int(position % bytes)
@@ -118,6 +123,8 @@ final class RedoLog {
       target += extent.lineCount * DurableMemory.lineBytes
     }
     precondition(target == start + header.recordBytes)
+    try workingCopy.requireWhole()
+    try memory.requireWhole()
     // SAFETY: the header's line in staging.
     staging.storeBytes(
       of: cvp_seal_value(&seal).littleEndian, toByteOffset: header.sealByte, as: UInt64.self)
@@ -236,14 +243,18 @@ final class RedoLog {
   /// Calls `body` for each live record, oldest first. Their positions are remembered: a gap may
   /// hold bytes of an earlier lap that look like a header.
   func forEachLive(_ body: (LogRecord) -> Void) {
-    for position in livePositions { body(liveRecord(at: position)) }
+    for position in livePositions {
+      guard let record = liveRecord(at: position) else { return }
+      body(record)
+    }
   }
 
-  private func liveRecord(at position: UInt64) -> LogRecord {
+  private func liveRecord(at position: UInt64) -> LogRecord? {
     let start = UnsafeRawPointer(memory.address(offset + Int(position % bytes)))
     let decoded = RecordHeader.decode(from: start, at: position, generation: generation)
     guard let (header, _) = decoded, header.position == position else {
-      preconditionFailure("a live record of the log was overwritten")
+      precondition(!memory.failedPages.isEmpty, "a live record of the log was overwritten")
+      return nil
     }
     return LogRecord(header: header, start: start)
   }
@@ -251,7 +262,8 @@ final class RedoLog {
   /// Calls `body` for each live record whose announced writes are not in the image yet.
   func updateAnnounced(_ body: (LogRecord) -> Void) {
     while updatedCount < livePositions.count {
-      body(liveRecord(at: livePositions[updatedCount]))
+      guard let record = liveRecord(at: livePositions[updatedCount]) else { return }
+      body(record)
       updatedCount += 1
     }
   }

@@ -30,6 +30,9 @@ public final class Heap {
     arenaPage = nil
     memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
     header = HeapHeader(memory: memory)
+    if engine.unreadablePage(in: 0..<1) != nil {
+      throw .damagedHeap(offset: 0, reason: "its page cannot be read")
+    }
     if !header.isFormatted {
       // The first section of a pool formats its heap: later there is none without a header.
       guard engine.superblock.appliedLsn == 0 else {

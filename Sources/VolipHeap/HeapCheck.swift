@@ -74,12 +74,20 @@ private struct HeapWalk {
 
   mutating func run() {
     do throws(PoolError) {
+      try requireReadable(0..<1)
       if let reason = heap.header.contradiction(pageCount: heap.pageCount) {
         throw .damagedHeap(offset: 0, reason: reason)
       }
       guard try tableIsUpToDate() else {
         throw .damagedHeap(
           offset: UInt64(HeapHeader.pageTablesByte), reason: "page tables differ from those in use")
+      }
+      for index in 0..<heap.table.segments.count {
+        let segment = heap.table.segments[index]
+        guard segment.firstPage < heap.header.highWater else { continue }
+        let described = min(segment.pageCount, heap.header.highWater - segment.firstPage)
+        let tablePages = PageTable.tablePages(described)
+        try requireReadable(segment.tablePage..<segment.tablePage + tablePages)
       }
       try walkPages()
       try walkLists()
@@ -90,6 +98,15 @@ private struct HeapWalk {
       } else {
         note(0, "\(error)")
       }
+    }
+  }
+
+  /// Before pages of metadata are read: one that failed would end the process.
+  private func requireReadable(_ pages: Range<Int>) throws(PoolError) {
+    let first = heap.arenaPage ?? 0
+    let inPool = first + pages.lowerBound..<first + pages.upperBound
+    if let page = heap.engine.unreadablePage(in: inPool).map({ $0 - first }) {
+      throw .damagedHeap(offset: UInt64(page) << 12, reason: "its page cannot be read")
     }
   }
 
@@ -123,7 +140,11 @@ private struct HeapWalk {
       report.usedPages += entry.length
       report.blocks.append((PageIndex(UInt32(page)).offset, entry.length << 12))
       try expectInside(page, entry, tail: .largeTail)
-    case .metadata, .arena:
+    case .arena:  // has a check of its own
+      report.usedPages += entry.length
+      try expectInside(page, entry, tail: .largeTail)
+    case .metadata:
+      try requireReadable(page..<page + entry.length)
       report.usedPages += entry.length
       try expectInside(page, entry, tail: .largeTail)
     case .slab:
@@ -148,6 +169,7 @@ private struct HeapWalk {
   }
 
   private mutating func walkSlab(_ page: Int, _ entry: PageEntry) throws(PoolError) {
+    try requireReadable(page..<page + 1)
     let slab = try heap.slab(page, sizeClass: Int(entry.sizeClass))
     let shape = SizeClass.shapes[slab.sizeClass]
     guard entry.length == shape.pages else { throw heap.damage(page, "pages of a slab") }

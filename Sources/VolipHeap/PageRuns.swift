@@ -16,6 +16,7 @@ extension Heap {
   /// Takes a run of `length` pages. The caller writes its entries.
   func takeRun(_ length: Int) throws(PoolError) -> Int {
     precondition(length > 0)
+    pass(.allocation)
     if let (page, entry) = try findRun(length) {
       try bin(entry.length).remove(page, entry)
       if entry.length > 1 { table.set(page + entry.length - 1, PageEntry(kind: .interior)) }

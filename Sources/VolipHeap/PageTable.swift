@@ -31,7 +31,7 @@ enum PageKind: UInt8 {
   case arena = 8
 }
 
-struct PageEntry: Equatable {
+package struct PageEntry: Equatable {
   var kind: PageKind
   var sizeClass: UInt8 = 0
   var length: Int = 0
@@ -47,7 +47,8 @@ struct PageEntry: Equatable {
     return (first | Self.check(first, second, page: page) << 16, second)
   }
 
-  fileprivate static func check(_ first: UInt64, _ second: UInt64, page: Int) -> UInt64 {
+  /// The check of an entry's two words, the check's own bits zero. `package`: tests forge entries.
+  package static func check(_ first: UInt64, _ second: UInt64, page: Int) -> UInt64 {
     // Three odd multipliers, then the high bits: 16 of them are as good as the best hash's.
     let sum =
       first &* 0x9E37_79B9_7F4A_7C15 ^ second &* 0xC2B2_AE3D_27D4_EB4F

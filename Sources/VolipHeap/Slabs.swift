@@ -19,9 +19,9 @@ extension Heap {
   static let slabHeaderMask: UInt64 = 0xFFFF_FFFF_FFFF
 
   /// The first word of a slab's header but for its upper 16 bits, the free blocks. Both numbers are
-  /// those of a page and a class that exist.
+  /// those of a page and a class that exist. `package`: tests forge slabs.
   @inline(__always)
-  static func slabHeader(_ page: Int, _ sizeClass: Int) -> UInt64 {
+  package static func slabHeader(_ page: Int, _ sizeClass: Int) -> UInt64 {
     let page = UInt64(truncatingIfNeeded: page)
     let sizeClass = UInt64(truncatingIfNeeded: sizeClass)
     return ((page << 8 | sizeClass) &* 0x9E37_79B9_7F4A_7C15) >> 32 | sizeClass << 32
@@ -74,6 +74,7 @@ extension Heap {
     guard let block = takeBit(slab), slab.freeBlocks > 0 else {
       throw .damagedHeap(offset: UInt64(slab.offset), reason: "slab in the list has no free block")
     }
+    pass(.allocation)
     setFreeBlocks(slab, slab.freeBlocks - 1)
     if slab.freeBlocks == 1 {
       let entry = try table[first]

@@ -64,6 +64,7 @@ public final class GuestRegion {
       throw .trackerUnavailable(tracker: "guest", reason: "too many open pools")
     }
     region = created
+    cvm_stop_in_fault(Int64(killNumber(.pageFault)))
     try protectBlocks()
     flush()
   }

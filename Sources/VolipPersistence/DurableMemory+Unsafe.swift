@@ -58,6 +58,10 @@ public final class DurableMemory {
   public let path: PersistencePath
   @exclusivity(unchecked) public private(set) var counters = PersistenceCounters()
   @exclusivity(unchecked) private var isMapped = true
+  /// Pages that could not be read or written since the last look. No fence is passed with one.
+  package let failedPages: FailedPages
+  /// The file's, not owned.
+  private let descriptor: Int32
   /// Runs of bytes that the next fence makes durable; msync path only.
   @exclusivity(unchecked) private var unsynced: [Range<Int>] = []
   #if DEBUG
@@ -69,10 +73,14 @@ public final class DurableMemory {
   /// Bytes of a page.
   public static let pageBytes = Int(CVP_PAGE_BYTES)
 
-  private init(base: UnsafeMutableRawPointer, byteCount: Int, path: PersistencePath) {
+  private init(
+    base: UnsafeMutableRawPointer, byteCount: Int, path: PersistencePath, descriptor: Int32
+  ) throws(PoolError) {
     self.base = base
     self.byteCount = byteCount
     self.path = path
+    self.descriptor = descriptor
+    failedPages = try FailedPages(CVP_MEDIA_FILE, base, byteCount: byteCount)
   }
 
   /// Maps the whole file behind `descriptor` with libpmem, not to be inherited by forked children
@@ -85,17 +93,24 @@ public final class DurableMemory {
     var byteCount = 0
     var isPersistent: Int32 = 0
     let name = "/proc/self/fd/\(descriptor)"
-    guard let address = pmem_map_file(name, 0, 0, 0, &byteCount, &isPersistent) else {
-      let errorNumber = errno
-      guard errorNumber == ENOMEM else {
-        throw .system(operation: "pmem_map_file", errorNumber: errorNumber)
+    let mapped = attempt("pmem_map_file") {
+      pmem_map_file(name, 0, 0, 0, &byteCount, &isPersistent).map { Int(bitPattern: $0) } ?? -1
+    }
+    guard mapped >= 0, let address = UnsafeMutableRawPointer(bitPattern: mapped) else {
+      guard mapped == -Int(ENOMEM) else {
+        throw .system(operation: "pmem_map_file", errorNumber: Int32(-mapped))
       }
       throw .addressSpaceExhausted(bytes: UInt64(max(lseek(descriptor, 0, SEEK_END), 0)))
     }
-    madvise(address, byteCount, MADV_DONTFORK)
-    return DurableMemory(
-      base: address, byteCount: byteCount,
-      path: forced ?? (isPersistent != 0 ? .cacheLines : .msync))
+    do throws(PoolError) {
+      try require("madvise") { Int(madvise(address, byteCount, MADV_DONTFORK)) }
+      return try DurableMemory(
+        base: address, byteCount: byteCount,
+        path: forced ?? (isPersistent != 0 ? .cacheLines : .msync), descriptor: descriptor)
+    } catch {
+      pmem_unmap(address, byteCount)
+      throw error
+    }
   }
 
   deinit {
@@ -106,6 +121,7 @@ public final class DurableMemory {
   public func unmap() {
     guard isMapped else { return }
     isMapped = false
+    failedPages.stop()
     pmem_unmap(base, byteCount)
   }
 
@@ -216,6 +232,50 @@ public final class DurableMemory {
     } else {
       try syncPages()
     }
+    try requireWhole()
+  }
+
+  /// What was stored to a failed page is not in the file, and what was read from it is not data.
+  package func requireWhole() throws(PoolError) {
+    guard failedPages.isEmpty else {
+      throw .unreadable(fileOffset: UInt64(failedPages.offsets[0]))
+    }
+  }
+
+  /// Rebuilds the failed pages of a range, and takes them from the list.
+  package func rebuildFailed(in range: Range<Int>) throws(PoolError) {
+    guard !failedPages.isEmpty else { return }
+    let pages = failedPages.offsets
+    guard !failedPages.isOverfull, pages.allSatisfy(range.contains) else {
+      return try requireWhole()
+    }
+    for page in pages { try rebuild(page: page) }
+    failedPages.removeAll()
+  }
+
+  /// Writes a failed page anew, with the content that its stand-in has by now, and maps it again.
+  /// A disk gives a page that is written whole another place, persistent memory clears it.
+  package func rebuild(page offset: Int) throws(PoolError) {
+    let pageBytes = Self.pageBytes
+    precondition(offset % pageBytes == 0 && offset <= byteCount - pageBytes)
+    // SAFETY: a page of this mapping, in which zeros or what was stored since stand in.
+    let page = base + offset
+    do throws(PoolError) {
+      // A file that became shorter has lost more than this page.
+      let end = try require("lseek") { lseek(descriptor, 0, SEEK_END) }
+      guard end >= offset + pageBytes else { throw .system(operation: "lseek", errorNumber: EIO) }
+      let written = try require("pwrite") { pwrite(descriptor, page, pageBytes, off_t(offset)) }
+      guard written == pageBytes else { throw .system(operation: "pwrite", errorNumber: EIO) }
+      try require("fsync") { Int(fsync(descriptor)) }
+      let mapped = attemptShim("mmap") {
+        Int(cvp_media_map_again(page, descriptor, UInt64(offset)))
+      }
+      guard mapped == 0, FailedPages.canRead(page, byteCount: pageBytes) else {
+        throw .system(operation: "mmap", errorNumber: Int32(-mapped))
+      }
+    } catch {
+      throw .unreadable(fileOffset: UInt64(offset))
+    }
   }
 
   private func syncPages() throws(PoolError) {
@@ -233,8 +293,9 @@ public final class DurableMemory {
         run = run.lowerBound..<max(run.upperBound, runs[index].upperBound)
         index += 1
       }
-      guard pmem_msync(base + run.lowerBound, min(run.count, byteCount - run.lowerBound)) == 0
-      else { throw .system(operation: "msync", errorNumber: errno) }
+      try require("msync") {
+        Int(pmem_msync(base + run.lowerBound, min(run.count, byteCount - run.lowerBound)))
+      }
     }
   }
 }

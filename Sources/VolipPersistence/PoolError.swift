@@ -17,6 +17,10 @@ public enum PoolError: Error, Equatable, Sendable {
   case damagedSuperblock(path: String, fileOffset: UInt64, reason: String)
   /// A record in the middle of the log is damaged; nothing was applied.
   case damagedLog(path: String, fileOffset: UInt64, reason: String)
+  /// A page of the file can be neither read nor rebuilt from the log.
+  case unreadable(fileOffset: UInt64)
+  /// Memory that a section had written failed; the section was rolled back.
+  case memoryFailed(offset: UInt64)
   /// Allocator or root metadata contradict themselves.
   case damagedHeap(offset: UInt64, reason: String)
   /// Another handle, in this process or another, has the pool open.
@@ -78,7 +82,8 @@ extension PoolError: CustomStringConvertible {
   public var description: String {
     switch self {
     case .notAPool, .truncated, .foreignVersion, .unknownFeatures, .damagedSuperblock,
-      .damagedLog, .damagedHeap, .inUse, .notFound, .alreadyExists, .noPermission,
+      .damagedLog, .unreadable, .memoryFailed, .damagedHeap, .inUse, .notFound, .alreadyExists,
+      .noPermission,
       .invalidArgument, .system:
       fileDescription
     case .addressTaken, .addressSpaceExhausted, .poolFull, .sectionTooLarge, .diskFull:
@@ -106,6 +111,11 @@ extension PoolError: CustomStringConvertible {
     case .damagedLog(let path, let fileOffset, let reason):
       "The log of \(path) is damaged at byte \(fileOffset) (\(reason)); nothing was applied: "
         + "restore the file from a copy."
+    case .unreadable(let fileOffset):
+      "The page at byte \(fileOffset) of the pool cannot be read, and the log does not have it: "
+        + "restore the file from a copy."
+    case .memoryFailed(let offset):
+      "Memory failed at pool offset 0x\(String(offset, radix: 16)): the section was rolled back."
     case .damagedHeap(let offset, let reason):
       "Heap metadata is damaged at pool offset 0x\(String(offset, radix: 16)): \(reason)."
     case .inUse(let path): "\(path) is open in another handle or process: close that one first."
@@ -171,7 +181,7 @@ extension PoolError {
   /// 6 unknown format, 64 usage.
   public var exitCode: Int32 {
     switch self {
-    case .damagedSuperblock, .damagedLog, .damagedHeap, .truncated: 2
+    case .damagedSuperblock, .damagedLog, .unreadable, .damagedHeap, .truncated: 2
     case .inUse: 4
     case .trackerUnavailable, .addressTaken, .addressSpaceExhausted: 5
     case .notAPool, .foreignVersion, .unknownFeatures: 6

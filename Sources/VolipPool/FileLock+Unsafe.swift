@@ -31,18 +31,24 @@ final class FileLock {
     try Self.lock(opened, path)
     let pageBytes = Int(PoolGeometry.pageBytes)
     // SAFETY: the page is never accessed.
-    let mapped = mmap(nil, pageBytes, PROT_READ, MAP_SHARED, opened, 0)
-    guard let mapped, mapped != MAP_FAILED else {
-      throw errno == ENOMEM
-        ? .addressSpaceExhausted(bytes: UInt64(pageBytes))
-        : .system(operation: "mmap", errorNumber: errno)
+    let answer = attempt("mmap") {
+      Int(bitPattern: mmap(nil, pageBytes, PROT_READ, MAP_SHARED, opened, 0))
     }
-    madvise(mapped, pageBytes, MADV_DONTFORK)
-    descriptor = Glibc.open("/proc/self/fd/\(opened)", O_RDWR | O_CLOEXEC)
-    guard descriptor >= 0 else {
-      let errorNumber = errno
+    guard answer >= 0, let mapped = UnsafeMutableRawPointer(bitPattern: answer) else {
+      throw answer == -Int(ENOMEM)
+        ? .addressSpaceExhausted(bytes: UInt64(pageBytes))
+        : .system(operation: "mmap", errorNumber: Int32(-answer))
+    }
+    do throws(PoolError) {
+      try require("madvise") { Int(madvise(mapped, pageBytes, MADV_DONTFORK)) }
+      let again = attempt("open") {
+        Int(Glibc.open("/proc/self/fd/\(opened)", O_RDWR | O_CLOEXEC))
+      }
+      guard again >= 0 else { throw PoolFile.openError(path, Int32(-again)) }
+      descriptor = Int32(again)
+    } catch {
       munmap(mapped, pageBytes)
-      throw PoolFile.openError(path, errorNumber)
+      throw error
     }
     page = mapped
     if Self.holder.exchange(getpid(), ordering: .relaxed) != getpid() {
@@ -63,8 +69,11 @@ final class FileLock {
 
   private static func lock(_ opened: Int32, _ path: String) throws(PoolError) {
     for _ in 0..<attemptsMax {
-      if flock(opened, LOCK_EX | LOCK_NB) == 0 { return }
-      guard errno == EWOULDBLOCK else { throw .system(operation: "flock", errorNumber: errno) }
+      let result = attempt("flock") { Int(flock(opened, LOCK_EX | LOCK_NB)) }
+      if result == 0 { return }
+      guard result == -Int(EWOULDBLOCK) else {
+        throw .system(operation: "flock", errorNumber: Int32(-result))
+      }
       usleep(attemptMicroseconds)
     }
     throw .inUse(path: path)

@@ -50,18 +50,23 @@ public final class PoolFile {
   public static func create(
     path: String, geometry: PoolGeometry, permissions: mode_t = 0o600
   ) throws(PoolError) -> PoolFile {
-    guard access(path, F_OK) != 0 else { throw .alreadyExists(path: path) }
+    guard attempt("access", { Int(access(path, F_OK)) }) != 0 else {
+      throw .alreadyExists(path: path)
+    }
     var hasName = false
     do throws(PoolError) {
       let fileLock = try FileLock(path) { () throws(PoolError) in
-        var made = cvp_unnamed_file(directory(of: path), permissions)
-        if made == -EOPNOTSUPP {
-          made = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions)
-          if made < 0 { made = -errno }
+        var made = attemptShim("open") {
+          Int(cvp_unnamed_file(directory(of: path), permissions))
+        }
+        if made == -Int(EOPNOTSUPP) {
+          made = attempt("open") {
+            Int(Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, permissions))
+          }
           hasName = made >= 0
         }
-        guard made >= 0 else { throw openError(path, -made) }
-        return made
+        guard made >= 0 else { throw openError(path, Int32(-made)) }
+        return Int32(made)
       }
       let superblock = try fill(fileLock.descriptor, path: path, geometry: geometry)
       let file = PoolFile(path, fileLock, superblock, isInCopy: 1)
@@ -79,8 +84,8 @@ public final class PoolFile {
   /// - Throws: `.alreadyExists` when somebody else was faster.
   public func publish() throws(PoolError) {
     if !hasName {
-      let result = cvp_name_file(descriptor, path)
-      guard result == 0 else { throw Self.openError(path, -result) }
+      let result = attemptShim("linkat") { Int(cvp_name_file(descriptor, path)) }
+      guard result == 0 else { throw Self.openError(path, Int32(-result)) }
       hasName = true
     }
     try Self.syncDirectory(of: path)
@@ -92,23 +97,23 @@ public final class PoolFile {
   ) throws(PoolError) -> Superblock {
     var generator = SystemRandomNumberGenerator()
     let superblock = Superblock(poolIdentity: generator.next(), geometry: geometry)
-    guard ftruncate(descriptor, off_t(geometry.fileBytes)) == 0 else {
-      throw .system(operation: "ftruncate", errorNumber: errno)
+    let length = attempt("ftruncate") { Int(ftruncate(descriptor, off_t(geometry.fileBytes))) }
+    guard length == 0 else {
+      throw spaceError("ftruncate", Int32(-length), path, bytes: geometry.fileBytes)
     }
     let logEnd = geometry.logOffset + geometry.logBytes
     try allocate(descriptor, 0..<logEnd, path: path)
     // SAFETY: the bytes written are those of an array of 256 bytes.
     for offset in Superblock.copyOffsets {
-      let written = superblock.encoded.withUnsafeBytes {
-        pwrite(descriptor, $0.baseAddress, $0.count, off_t(offset))
+      let written = superblock.encoded.withUnsafeBytes { bytes in
+        attempt("pwrite") { pwrite(descriptor, bytes.baseAddress, bytes.count, off_t(offset)) }
       }
       guard written == Superblock.byteCount else {
-        throw .system(operation: "pwrite", errorNumber: errno)
+        throw spaceError(
+          "pwrite", written < 0 ? Int32(-written) : EIO, path, bytes: Superblock.areaBytes)
       }
     }
-    guard fsync(descriptor) == 0 else {
-      throw .system(operation: "fsync", errorNumber: errno)
-    }
+    try require("fsync") { Int(fsync(descriptor)) }
     return superblock
   }
 
@@ -120,11 +125,14 @@ public final class PoolFile {
   /// Makes the new name durable.
   private static func syncDirectory(of path: String) throws(PoolError) {
     let directory = directory(of: path)
-    let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard descriptor >= 0 else { throw openError(directory, errno) }
-    defer { close(descriptor) }
-    guard fsync(descriptor) == 0 || errno == EINVAL else {
-      throw .system(operation: "fsync", errorNumber: errno)
+    let opened = attempt("open") {
+      Int(Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+    }
+    guard opened >= 0 else { throw openError(directory, Int32(-opened)) }
+    defer { close(Int32(opened)) }
+    let synced = attempt("fsync") { Int(fsync(Int32(opened))) }
+    guard synced == 0 || synced == -Int(EINVAL) else {
+      throw .system(operation: "fsync", errorNumber: Int32(-synced))
     }
   }
 
@@ -134,8 +142,9 @@ public final class PoolFile {
   public static func open(path: String) throws(PoolError) -> PoolFile {
     var actualBytes: UInt64 = 0
     let fileLock = try FileLock(path) { () throws(PoolError) in
-      let opened = Glibc.open(path, O_RDWR | O_CLOEXEC)
-      guard opened >= 0 else { throw openError(path, errno) }
+      let answer = attempt("open") { Int(Glibc.open(path, O_RDWR | O_CLOEXEC)) }
+      guard answer >= 0 else { throw openError(path, Int32(-answer)) }
+      let opened = Int32(answer)
       do throws(PoolError) {
         actualBytes = try regularFileBytes(opened, path: path)
         guard actualBytes >= Superblock.areaBytes else {
@@ -175,9 +184,7 @@ public final class PoolFile {
     _ descriptor: Int32, path: String
   ) throws(PoolError) -> UInt64 {
     var status = stat()
-    guard fstat(descriptor, &status) == 0 else {
-      throw .system(operation: "fstat", errorNumber: errno)
-    }
+    try require("fstat") { Int(fstat(descriptor, &status)) }
     guard status.st_mode & S_IFMT == S_IFREG else {
       throw .notAPool(path: path, fileOffset: 0, reason: "no regular file")
     }
@@ -202,11 +209,11 @@ public final class PoolFile {
   ) throws(PoolError) -> [UInt64] {
     var words = [UInt64](repeating: 0, count: Superblock.byteCount / 8)
     // SAFETY: reads at most the array's own bytes.
-    let count = words.withUnsafeMutableBytes {
-      pread(descriptor, $0.baseAddress, $0.count, off_t(offset))
+    let count = words.withUnsafeMutableBytes { bytes in
+      attempt("pread") { pread(descriptor, bytes.baseAddress, bytes.count, off_t(offset)) }
     }
     guard count == Superblock.byteCount else {
-      throw .system(operation: "pread", errorNumber: count < 0 ? errno : EIO)
+      throw .system(operation: "pread", errorNumber: count < 0 ? Int32(-count) : EIO)
     }
     return words
   }
@@ -218,8 +225,10 @@ public final class PoolFile {
     var whole: [(Superblock, copy: Int)] = []
     var refusals: [(copy: Int, refusal: Superblock.Refusal)] = []
     for (copy, offset) in Superblock.copyOffsets.enumerated() {
-      let words = try readWords(descriptor, at: offset)
+      // A copy that cannot be read is a damaged one.
+      let words = try? readWords(descriptor, at: offset)
       do throws(Superblock.Refusal) {
+        guard let words else { throw .unreadable }
         whole.append((try Superblock.decode(words), copy))
       } catch {
         refusals.append((copy, error))
@@ -249,8 +258,12 @@ public final class PoolFile {
     guard let damaged = refusals.first(where: { $0.refusal != .noMagic }) else {
       return .notAPool(path: path, fileOffset: 0, reason: "no superblock")
     }
-    let reason: String
-    if case .geometry(let text) = damaged.refusal { reason = text } else { reason = "checksum" }
+    let reason: String =
+      switch damaged.refusal {
+      case .geometry(let text): text
+      case .unreadable: "it cannot be read"
+      default: "checksum"
+      }
     return .damagedSuperblock(
       path: path, fileOffset: UInt64(Superblock.copyOffsets[damaged.copy]), reason: reason)
   }
@@ -258,6 +271,39 @@ public final class PoolFile {
   /// Whether reading a hole of the file takes a block: so on tmpfs, where it is SIGBUS when there
   /// is none left.
   public private(set) lazy var holesNeedBlocks = cvp_is_on_tmpfs(descriptor) != 0
+
+  /// Parts of a range that are no holes of the file, ascending; of very many the last reaches to
+  /// the end of the range.
+  public func dataParts(in range: Range<UInt64>) -> [Range<UInt64>] {
+    var parts: [Range<UInt64>] = []
+    var rest = range
+    while !rest.isEmpty, parts.count < Self.dataPartsMax {
+      let part = data(in: rest)
+      if !part.isEmpty { parts.append(part) }
+      rest = part.upperBound..<range.upperBound
+    }
+    if !rest.isEmpty { parts.append(rest) }
+    return parts
+  }
+
+  /// A log is written in laps: few parts; they are searched through for each line.
+  private static let dataPartsMax = 64
+
+  /// The first part of a range that is no hole of the file; empty at its end when all of it is one.
+  /// Where the file system cannot tell, it is the range.
+  private func data(in range: Range<UInt64>) -> Range<UInt64> {
+    let (seekData, seekHole): (Int32, Int32) = (3, 4)  // not in Swift's view of the C library
+    let first = attempt("lseek") { Int(lseek(descriptor, off_t(range.lowerBound), seekData)) }
+    if first == -Int(ENXIO) { return range.upperBound..<range.upperBound }
+    guard first >= 0 else { return range }
+    let end = attempt("lseek") { Int(lseek(descriptor, off_t(first), seekHole)) }
+    // Whole pages: what is compared or decoded there never straddles one.
+    let page = PoolGeometry.pageBytes
+    let start = max(UInt64(first) / page * page, range.lowerBound)
+    let upper = end > first ? (UInt64(end) + page - 1) / page * page : range.upperBound
+    guard start < range.upperBound else { return range.upperBound..<range.upperBound }
+    return start..<min(max(upper, start), range.upperBound)
+  }
 
   // MARK: Change
 
@@ -275,7 +321,10 @@ public final class PoolFile {
       for byte in stride(from: 0, to: Superblock.byteCount, by: DurableMemory.lineBytes) {
         memory.storeLine(at: offset + byte, from: line + byte)
       }
+      // Nothing but the copy is in its page: what stands in for a page that failed has it all.
+      try memory.rebuildFailed(in: offset..<offset + DurableMemory.pageBytes)
       try memory.fence()
+      pass(.superblockCopy)
     }
     copyOffsets = Superblock.copyOffsets
     superblock = next
@@ -283,9 +332,18 @@ public final class PoolFile {
 
   /// Makes both copies durable with the next fence as they can be read: a killed process may have
   /// stored the newer one and not fenced it.
-  public func storeSuperblockAgain(through memory: DurableMemory) {
-    for offset in Superblock.copyOffsets {
+  ///
+  /// - Throws: `.unreadable` for a copy whose page fails while the other is no whole one.
+  public func storeSuperblockAgain(through memory: DurableMemory) throws(PoolError) {
+    for offset in copyOffsets {
       memory.storeAgain(offset..<offset + Superblock.byteCount)
+      guard !memory.failedPages.isEmpty else { continue }
+      // The page is gone; what was read from it, or from its twin, is written anew.
+      // SAFETY: the stand-in of a page of the mapping.
+      superblock.encoded.withUnsafeBytes {
+        memory.address(offset).copyMemory(from: $0.baseAddress!, byteCount: $0.count)
+      }
+      try memory.rebuildFailed(in: offset..<offset + DurableMemory.pageBytes)
     }
   }
 
@@ -297,32 +355,42 @@ public final class PoolFile {
   private static func allocate(
     _ descriptor: Int32, _ range: Range<UInt64>, path: String
   ) throws(PoolError) {
-    var result = cvp_allocate_blocks(descriptor, range.lowerBound, UInt64(range.count))
-    if result == -EOPNOTSUPP {
+    var result = attemptShim("fallocate") {
+      Int(cvp_allocate_blocks(descriptor, range.lowerBound, UInt64(range.count)))
+    }
+    if result == -Int(EOPNOTSUPP) {
       // The C library's way for file systems without fallocate: it writes to each block that is a
       // hole. Nobody else stores to this range now.
-      result = -posix_fallocate(descriptor, off_t(range.lowerBound), off_t(range.count))
+      result = attemptShim("fallocate") {
+        -Int(posix_fallocate(descriptor, off_t(range.lowerBound), off_t(range.count)))
+      }
     }
-    switch -result {
-    case 0:
-      return
-    case ENOSPC, EDQUOT, EFBIG:
-      throw .diskFull(path: path, neededBytes: UInt64(range.count))
-    default:
-      throw .system(operation: "fallocate", errorNumber: -result)
+    guard result == 0 else {
+      throw spaceError("fallocate", Int32(-result), path, bytes: UInt64(range.count))
+    }
+  }
+
+  /// What a call that makes a file longer or fuller failed of.
+  private static func spaceError(
+    _ operation: String, _ errorNumber: Int32, _ path: String, bytes: UInt64
+  ) -> PoolError {
+    switch errorNumber {
+    case ENOSPC, EDQUOT, EFBIG: .diskFull(path: path, neededBytes: bytes)
+    default: .system(operation: operation, errorNumber: errorNumber)
     }
   }
 
   /// Makes the file longer and the new length durable (rule 20).
   public func extend(to bytes: UInt64) throws(PoolError) {
     precondition(bytes >= superblock.geometry.fileBytes)
-    guard ftruncate(descriptor, off_t(bytes)) == 0 else {
-      throw .diskFull(path: path, neededBytes: bytes)
+    let length = attempt("ftruncate") { Int(ftruncate(descriptor, off_t(bytes))) }
+    guard length == 0 else {
+      throw Self.spaceError("ftruncate", Int32(-length), path, bytes: bytes)
     }
     try sync()
   }
 
   public func sync() throws(PoolError) {
-    guard fsync(descriptor) == 0 else { throw .system(operation: "fsync", errorNumber: errno) }
+    try require("fsync") { Int(fsync(descriptor)) }
   }
 }

@@ -46,6 +46,14 @@ public struct LineExtent: Equatable, Sendable {
   @inlinable
   public var word: UInt64 { firstLine << 16 | UInt64(lineCount) }
 
+  /// Which lines of a page it names: bit i for line i.
+  public func mask(inPage page: UInt64) -> UInt64 {
+    let lines = firstLine..<firstLine + UInt64(lineCount)
+    let own = lines.clamped(to: page * 64..<page * 64 + 64)
+    guard !own.isEmpty else { return 0 }
+    return (UInt64.max >> (64 - UInt64(own.count))) << (own.lowerBound % 64)
+  }
+
   /// The most lines that one extent can name.
   public static let lineCountMax = 0xFFFF
 }

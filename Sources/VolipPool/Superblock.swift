@@ -75,6 +75,7 @@ public struct Superblock: Equatable, Sendable {
     case checksum
     case features(UInt64)
     case geometry(String)
+    case unreadable
   }
 
   /// Reads one copy. Trusts nothing before the checksum, nor the geometry after it (rule 21).

@@ -60,6 +60,9 @@ public struct AnnouncedWrites: @unchecked Sendable {
 
   public var isEmpty: Bool { state.pointee.count == 0 }
 
+  /// Whether there is anything that a rollback puts back.
+  public var needsRestore: Bool { !isEmpty || !state.pointee.forgotten.isEmpty }
+
   /// How often announced writes were taken back: who remembers what a section did forgets it then.
   @inlinable @inline(__always)
   public var restoreCount: Int { state.pointee.restoreCount }

@@ -26,12 +26,15 @@ public final class PageMapScanTracker: Tracker {
   public init(_ workingCopy: WorkingCopy) throws(PoolError) {
     self.workingCopy = workingCopy
     let byteCount = workingCopy.pageCount * WorkingCopy.pageBytes
-    protection = cvw_async_protection_register(workingCopy.base, byteCount)
+    protection = Int32(
+      attemptShim("userfaultfd") {
+        Int(cvw_async_protection_register(workingCopy.base, byteCount))
+      })
     guard protection >= 0 else { throw Self.unavailable(-protection) }
-    pageMap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
+    pageMap = Int32(attempt("open") { Int(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)) })
     guard pageMap >= 0 else {
       close(protection)
-      throw Self.unavailable(errno)
+      throw Self.unavailable(-pageMap)
     }
     guard let region = cvw_trap_region_create(workingCopy.base, workingCopy.pageCount),
       cvw_trap_handler_install() == 0
@@ -114,8 +117,10 @@ public final class PageMapScanTracker: Tracker {
     var next = range.lowerBound
     while next < range.upperBound {
       var walked: UInt64 = 0
-      let found = cvw_scan_written(
-        pageMap, next, range.upperBound, arming, regions, Self.regionCapacity, &walked)
+      let found = attemptShim("PAGEMAP_SCAN") {
+        cvw_scan_written(
+          pageMap, next, range.upperBound, arming, regions, Self.regionCapacity, &walked)
+      }
       guard found >= 0, walked > next else {
         throw .system(operation: "PAGEMAP_SCAN", errorNumber: Int32(max(-found, 0)))
       }
@@ -137,8 +142,10 @@ public final class PageMapScanTracker: Tracker {
 
   private func arm(_ pages: Range<Int>) throws(PoolError) {
     let range = addresses(pages)
-    let result = cvw_scan_protect(pageMap, range.lowerBound, range.upperBound)
-    guard result == 0 else { throw .system(operation: "PAGEMAP_SCAN", errorNumber: -result) }
+    let result = attemptShim("PAGEMAP_SCAN") {
+      Int(cvw_scan_protect(pageMap, range.lowerBound, range.upperBound))
+    }
+    guard result == 0 else { throw .system(operation: "PAGEMAP_SCAN", errorNumber: Int32(-result)) }
   }
 
   public func settle(_ writeSet: WriteSet) {

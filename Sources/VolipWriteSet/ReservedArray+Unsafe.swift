@@ -10,12 +10,14 @@ public final class ReservedArray<Element: BitwiseCopyable> {
   public init(capacity: Int) throws(PoolError) {
     precondition(capacity > 0)
     let byteCount = capacity * MemoryLayout<Element>.stride
-    let memory = mmap(
-      nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    guard let memory, memory != MAP_FAILED else {
-      throw errno == ENOMEM
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+    let answer = attempt("mmap") {
+      Int(bitPattern: mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, -1, 0))
+    }
+    guard answer >= 0, let memory = UnsafeMutableRawPointer(bitPattern: answer) else {
+      throw answer == -Int(ENOMEM)
         ? .addressSpaceExhausted(bytes: UInt64(byteCount))
-        : .system(operation: "mmap", errorNumber: errno)
+        : .system(operation: "mmap", errorNumber: Int32(-answer))
     }
     self.capacity = capacity
     // SAFETY: fresh zeroed pages, aligned to 4,096, of at least capacity elements.

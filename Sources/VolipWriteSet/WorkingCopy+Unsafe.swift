@@ -25,11 +25,20 @@ public final class WorkingCopy {
   private var isMapped = true
   /// Pages of announced memory, ascending, which no tracker watches: runs of many pages, and few.
   @exclusivity(unchecked) public private(set) var announcedPages: [Range<Int>] = []
+  /// Pages of which what was written is lost; they have been dropped.
+  @exclusivity(unchecked) package private(set) var failedPages: FailedPages
   static let pageBytes = DurableMemory.pageBytes
 
-  private init(base: UnsafeMutableRawPointer, pageCount: Int) {
+  private init(base: UnsafeMutableRawPointer, pageCount: Int) throws(PoolError) {
     self.base = base
     self.pageCount = pageCount
+    do throws(PoolError) {
+      failedPages = try FailedPages(
+        CVP_MEDIA_PRIVATE, base, byteCount: pageCount * Self.pageBytes)
+    } catch {
+      munmap(base, pageCount * Self.pageBytes)
+      throw error
+    }
   }
 
   /// Maps `geometry`'s image at its base address.
@@ -41,7 +50,7 @@ public final class WorkingCopy {
       byteCount: geometry.imageBytes, replacing: false)
     // SAFETY: the address was mapped a moment ago.
     let base = UnsafeMutableRawPointer(bitPattern: UInt(geometry.baseAddress))!
-    return WorkingCopy(base: base, pageCount: Int(geometry.pageCount))
+    return try WorkingCopy(base: base, pageCount: Int(geometry.pageCount))
   }
 
   /// Maps a whole file wherever there is room: for measurements and tests of trackers.
@@ -49,12 +58,13 @@ public final class WorkingCopy {
     descriptor: Int32, pageCount: Int
   ) throws(PoolError) -> WorkingCopy {
     let flags = MAP_PRIVATE | MAP_NORESERVE
-    let mapped = mmap(nil, pageCount * pageBytes, PROT_READ, flags, descriptor, 0)
-    guard let mapped, mapped != MAP_FAILED else {
-      throw .system(operation: "mmap", errorNumber: errno)
+    let answer = try require("mmap") {
+      Int(bitPattern: mmap(nil, pageCount * pageBytes, PROT_READ, flags, descriptor, 0))
     }
+    // SAFETY: mapped a moment ago.
+    let mapped = UnsafeMutableRawPointer(bitPattern: answer)!
     madvise(mapped, pageCount * pageBytes, MADV_DONTFORK)
-    return WorkingCopy(base: mapped, pageCount: pageCount)
+    return try WorkingCopy(base: mapped, pageCount: pageCount)
   }
 
   private static func mapFixed(
@@ -63,12 +73,14 @@ public final class WorkingCopy {
     let mapFixedNoReplace: Int32 = 0x100000  // not in Swift's view of the C library
     let flags = MAP_PRIVATE | MAP_NORESERVE | (replacing ? MAP_FIXED : mapFixedNoReplace)
     let wanted = UnsafeMutableRawPointer(bitPattern: UInt(address))
-    let mapped = mmap(wanted, Int(byteCount), PROT_READ, flags, descriptor, off_t(fileOffset))
-    guard let mapped, mapped != MAP_FAILED else {
-      switch errno {
+    let answer = attempt("mmap") {
+      Int(bitPattern: mmap(wanted, Int(byteCount), PROT_READ, flags, descriptor, off_t(fileOffset)))
+    }
+    guard answer >= 0, let mapped = UnsafeMutableRawPointer(bitPattern: answer) else {
+      switch Int32(-answer) {
       case EEXIST: throw .addressTaken(address: address, bytes: byteCount)
       case ENOMEM: throw .addressSpaceExhausted(bytes: byteCount)
-      default: throw .system(operation: "mmap", errorNumber: errno)
+      default: throw .system(operation: "mmap", errorNumber: Int32(-answer))
       }
     }
     guard mapped == wanted else {  // kernels before MAP_FIXED_NOREPLACE take it as a hint
@@ -76,7 +88,12 @@ public final class WorkingCopy {
       throw .addressTaken(address: address, bytes: byteCount)
     }
     // Not inherited (rule 19); single pages so that one write copies 4 KiB and not 2 MiB.
-    madvise(mapped, Int(byteCount), MADV_DONTFORK)
+    do throws(PoolError) {
+      try require("madvise") { Int(madvise(mapped, Int(byteCount), MADV_DONTFORK)) }
+    } catch {
+      if !replacing { munmap(mapped, Int(byteCount)) }
+      throw error
+    }
     madvise(mapped, Int(byteCount), MADV_NOHUGEPAGE)
   }
 
@@ -88,24 +105,34 @@ public final class WorkingCopy {
   public func unmap() {
     guard isMapped else { return }
     isMapped = false
+    failedPages.stop()
     munmap(base, pageCount * Self.pageBytes)
   }
 
-  /// Maps a grown image. Every page must be clean. Readers may go on meanwhile.
-  public func remap(descriptor: Int32, geometry: PoolGeometry) throws(PoolError) {
+  /// Takes the addresses that a grown image needs behind the present ones. Nothing is replaced: if
+  /// they are taken, nothing has changed.
+  public func reserve(descriptor: Int32, geometry: PoolGeometry) throws(PoolError) {
     let oldBytes = UInt64(pageCount * Self.pageBytes)
     precondition(geometry.imageBytes > oldBytes)
-    // The new part first, without replacing anything: if it is taken, nothing has changed.
     try Self.mapFixed(
       descriptor, address: geometry.baseAddress + oldBytes,
       fileOffset: geometry.imageOffset + oldBytes, byteCount: geometry.imageBytes - oldBytes,
       replacing: false)
+  }
+
+  /// Maps a grown image over what `reserve` took. Every page must be clean. Readers may go on
+  /// meanwhile. After an error no tracker knows what it watches any more: no section may follow.
+  public func remap(descriptor: Int32, geometry: PoolGeometry) throws(PoolError) {
+    let oldBytes = pageCount * Self.pageBytes
     do throws(PoolError) {
       try Self.mapFixed(
         descriptor, address: geometry.baseAddress, fileOffset: geometry.imageOffset,
         byteCount: geometry.imageBytes, replacing: true)
+      let grown = try FailedPages(CVP_MEDIA_PRIVATE, base, byteCount: Int(geometry.imageBytes))
+      failedPages.stop()
+      failedPages = grown
     } catch {
-      munmap(base + Int(oldBytes), Int(geometry.imageBytes - oldBytes))
+      munmap(base + oldBytes, Int(geometry.imageBytes) - oldBytes)
       throw error
     }
     pageCount = Int(geometry.pageCount)
@@ -134,6 +161,29 @@ public final class WorkingCopy {
       start = run.upperBound
     }
     if start < pages.upperBound { try body(start..<pages.upperBound) }
+  }
+
+  /// The first of some pages that cannot be read, or nil: for walks through metadata.
+  package func unreadablePage(in pages: Range<Int>) -> Int? {
+    guard !pages.isEmpty,
+      !FailedPages.canRead(address(page: pages.lowerBound), byteCount: pages.count * Self.pageBytes)
+    else { return nil }
+    return pages.first { !FailedPages.canRead(address(page: $0), byteCount: Self.pageBytes) }
+  }
+
+  /// Takes away what stands in for pages that the file does not have: who reads them gets SIGBUS as
+  /// from any file. No section may follow.
+  package func uncover(descriptor: Int32, geometry: PoolGeometry) throws(PoolError) {
+    try Self.mapFixed(
+      descriptor, address: geometry.baseAddress, fileOffset: geometry.imageOffset,
+      byteCount: UInt64(pageCount * Self.pageBytes), replacing: true)
+  }
+
+  /// What a section wrote to a page that failed is lost. The page has been dropped.
+  package func requireWhole() throws(PoolError) {
+    guard failedPages.isEmpty else {
+      throw .memoryFailed(offset: UInt64(failedPages.offsets[0]))
+    }
   }
 
   /// The bytes of some pages.
@@ -177,12 +227,14 @@ public final class WorkingCopy {
   /// and memory reclaim for clean ones. Only with the gate closed (rule 15).
   public func drop(_ pages: Range<Int>) throws(PoolError) {
     let (start, byteCount) = (address(page: pages.lowerBound), pages.count * Self.pageBytes)
-    if madvise(start, byteCount, MADV_DONTNEED) == 0 { return }
+    let dropped = attempt("madvise") { Int(madvise(start, byteCount, MADV_DONTNEED)) }
+    if dropped == 0 { return }
     // A program that locked its memory (mlockall) needs another word for it, Linux 5.18.
     let dropLocked: Int32 = 24
-    guard errno == EINVAL, madvise(start, byteCount, dropLocked) == 0 else {
-      throw .system(operation: "madvise", errorNumber: errno)
+    guard dropped == -Int(EINVAL) else {
+      throw .system(operation: "madvise", errorNumber: Int32(-dropped))
     }
+    try require("madvise") { Int(madvise(start, byteCount, dropLocked)) }
   }
 
   /// Lets pages be written, as far as a tracker allows.
@@ -195,7 +247,8 @@ public final class WorkingCopy {
   }
 
   private func protect(_ pages: Range<Int>, _ protection: Int32) throws(PoolError) {
-    guard mprotect(address(page: pages.lowerBound), pages.count * Self.pageBytes, protection) == 0
-    else { throw .system(operation: "mprotect", errorNumber: errno) }
+    try require("mprotect") {
+      Int(mprotect(address(page: pages.lowerBound), pages.count * Self.pageBytes, protection))
+    }
   }
 }

@@ -23,6 +23,7 @@ public final class WriteProtectTracker: Tracker {
         tracker: TrackerKind.writeProtect.rawValue, reason: "too many open pools or no memory")
     }
     region = created
+    cvw_trap_kill_at(Int64(killNumber(.pageFault)))
     try installHandler()
   }
 

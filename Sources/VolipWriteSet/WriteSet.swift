@@ -56,18 +56,23 @@ public final class WriteSet {
 
   /// Compares every page with its image.
   public func compare(_ workingCopy: WorkingCopy, with image: ImageView) {
-    var lines = 0
     for index in 0..<pageCount {
       let next = page(min(index + 1, pageCount - 1))
-      let mask = workingCopy.difference(page: page(index), next: next, from: image)
-      changedLines[index] = mask
-      lines += mask.nonzeroBitCount
+      changedLines[index] = workingCopy.difference(page: page(index), next: next, from: image)
     }
-    counts.lines = lines
-    countExtents()
+    countLines()
   }
 
-  private func countExtents() {
+  /// Takes all lines of some pages as changed: their image is lost.
+  package func markWhole(_ lost: [Int]) {
+    for index in 0..<pageCount where lost.contains(page(index)) { changedLines[index] = .max }
+    countLines()
+  }
+
+  private func countLines() {
+    var lines = 0
+    for index in 0..<pageCount { lines += changedLines[index].nonzeroBitCount }
+    counts.lines = lines
     var extents = 0
     forEachExtent { _ in extents += 1 }
     counts.extents = extents
@@ -83,8 +88,7 @@ public final class WriteSet {
       }
       changedLines[index] = 0
     }
-    counts.lines -= taken.count
-    countExtents()
+    countLines()
     return taken
   }
 

@@ -1,9 +1,12 @@
 import Glibc
+import HostilePool
 import VolipMem
 
 /// What HostilePoolTests run in a process of its own.
 let hostileVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "leave-log": leaveLog,
+  "meet-each": meetEach,
+  "flip-bits": flipBits,
   "open-each": openEach,
   "open-as": openAs,
   "open-with-limit": openWithLimit,
@@ -67,7 +70,7 @@ func openEach(_ paths: [String]) throws {
     say("open \(path)")
     do throws(PoolError) {
       let pool = try Pool.open(path)
-      let isWell = use(pool)
+      let isWell = use(pool, variety: 0)
       try pool.close()
       say(isWell ? "opened" : "opened with problems")
     } catch {
@@ -77,65 +80,25 @@ func openEach(_ paths: [String]) throws {
   say("end")
 }
 
-private struct TakeBack: Error {}
-
-/// Everything that reads metadata, in a section that is taken back. Returns whether all was well.
-private func use(_ pool: Pool) -> Bool {
-  let isConsistent = pool.checkHeap().isConsistent
-  var isWell = true
-  do {
-    try pool.section { section in
-      isWell = try useRoots(pool, &section) && useBlocks(pool)
-      _ = pool.checkHeap()
-      throw TakeBack()
-    }
-  } catch {
-    isWell = isWell && error is TakeBack
+/// Meets each input of a fuzzer's corpus; says what became of it.
+func meetEach(_ paths: [String]) throws {
+  for path in paths {
+    say("input \(path)")
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    defer { close(descriptor) }
+    var bytes = [UInt8](repeating: 0, count: 4096)
+    let count = read(descriptor, &bytes, bytes.count)
+    guard count >= 0 else { return say("no such input") }
+    say("\(bytes[..<count].withUnsafeBufferPointer { HostileFile.shared.meet($0) })")
   }
-  return isConsistent && isWell
+  say("end")
 }
 
-private func useBlocks(_ pool: Pool) -> Bool {
-  var isWell = true
-  var blocks: [UnsafeMutableRawPointer] = []
-  // Each size class, from 16 to 4,096 bytes, and whole pages.
-  let small =
-    (1...8).map { $0 * 16 } + (7..<12).flatMap { power in (5...8).map { $0 << (power - 2) } }
-  for byteCount in small + [5000, 20_000] {
-    for _ in 0..<8 {
-      guard let block = try? pool.allocate(byteCount: byteCount) else {
-        isWell = false
-        continue
-      }
-      memset(block, 0xA5, byteCount)
-      blocks.append(block)
-    }
-  }
-  for (index, block) in pool.checkHeap().blocks.prefix(50).enumerated() {
-    let address = UnsafeMutableRawPointer(mutating: pool.base + Int(block.offset.bytes))
-    blocks.removeAll { $0 == address }
-    let byteCount = [300, 6000, 100_000][index % 3]
-    if let moved = try? pool.reallocate(address, byteCount: byteCount) { blocks.append(moved) }
-  }
-  // Every place where a block may seem to begin, whatever the check said.
-  for page in 1..<200 {
-    for offset in [page << 12, (page << 12) + 64] {
-      let address = UnsafeMutableRawPointer(mutating: pool.base + offset)
-      guard let usable = try? pool.usableBytes(address) else { continue }
-      blocks.removeAll { $0 == address }
-      if let moved = try? pool.reallocate(address, byteCount: usable / 2) { blocks.append(moved) }
-    }
-  }
-  for block in blocks where (try? pool.deallocate(block)) == nil { isWell = false }
-  return isWell
-}
-
-private func useRoots(_ pool: Pool, _ section: inout Section) throws -> Bool {
-  for root in try pool.roots() {
-    _ = (pool.base + Int(root.offset.bytes)).loadUnaligned(as: UInt8.self)
-    try pool.removeRoot(root.name, in: &section)
-  }
-  return try pool.root("new", in: &section) { 1 }.pointee == 1
+/// flip-bits FIRST STEP
+func flipBits(_ arguments: [String]) throws {
+  let tally = try HostileFile.shared.flipBits(from: Int(arguments[0])!, step: Int(arguments[1])!)
+  say("\(tally)")
+  say("flips \(tally.flips) believed \(tally.believed.count)")
 }
 
 /// The name of an error's case.

@@ -180,7 +180,7 @@ struct Mutator {
       default: second = second & 0xFFFF_FFFF | page() << 32
       }
     }
-    let check = cvp_mix(cvp_mix(first ^ UInt64(index) << 8) ^ second) >> 48
+    let check = PageEntry.check(first, second, page: index)
     pool.setWord(first | check << 16, at: offset)
     pool.setWord(second, at: offset + 8)
   }
@@ -190,11 +190,10 @@ struct Mutator {
     let index = 1 + anyPage(pool)
     let sizeClass = below(30)
     let offset = image(pool) + index * 4096
-    let check = cvp_mix(UInt64(index) << 8 | UInt64(sizeClass)) & 0xFFFF_FFFF
     // As a new slab has it, or not.
     let isPlausible = sizeClass < SizeClass.count && below(3) > 0
     let blocks = isPlausible ? SizeClass.shapes[sizeClass].blocks : below(65536)
-    pool.setWord(check | UInt64(sizeClass) << 32 | UInt64(blocks) << 48, at: offset)
+    pool.setWord(Heap.slabHeader(index, sizeClass) | UInt64(blocks) << 48, at: offset)
     for word in 0..<4 {
       let count = min(max(blocks - word * 64, 0), 64)
       let bits = count == 64 ? UInt64.max : (1 << UInt64(count)) - 1
@@ -205,7 +204,7 @@ struct Mutator {
     let entry = image(pool) + 4096 + index * 16
     let pages = isPlausible ? SizeClass.shapes[sizeClass].pages : 1 << below(4)
     let first = 3 | UInt64(sizeClass) << 8 | UInt64(pages) << 32
-    let entryCheck = cvp_mix(cvp_mix(first ^ UInt64(index) << 8)) >> 48
+    let entryCheck = PageEntry.check(first, 0, page: index)
     pool.setWord(first | entryCheck << 16, at: entry)
     pool.setWord(0, at: entry + 8)
   }

@@ -170,6 +170,10 @@ struct cvm_region *cvm_region_create(uint64_t address, uint64_t page_count, uint
                                      uint32_t *list, uint64_t list_capacity);
 void cvm_region_destroy(struct cvm_region *region);
 
+/// In a laboratory's build the process ends in the middle of its `number`-th page fault that grants
+/// a page in the guest; 0: never. Nothing in any other build.
+void cvm_stop_in_fault(int64_t number);
+
 /// Gives write permission and appends the page to the list, as the fault handler does. A page may
 /// stand in the list twice.
 void cvm_region_grant(struct cvm_region *region, uint32_t page);

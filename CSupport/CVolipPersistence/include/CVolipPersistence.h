@@ -10,6 +10,7 @@
 #ifndef CVOLIPPERSISTENCE_H
 #define CVOLIPPERSISTENCE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -90,6 +91,43 @@ int cvp_unnamed_file(const char *directory, unsigned permissions);
 
 /// Gives a file without a name one that must not exist. Returns 0 or a negative errno.
 int cvp_name_file(int descriptor, const char *path);
+
+/// Failed pages that a mapping remembers; of more only the number is known.
+#define CVP_FAILED_PAGES_MAX 16u
+
+/// What becomes of a page that fails with SIGBUS while a thread is inside the library.
+enum cvp_media_kind {
+  /// A mapping of the file itself: zeros stand in for the page.
+  CVP_MEDIA_FILE = 0,
+  /// The program's private memory over a file: the page is dropped and is the file's again.
+  CVP_MEDIA_PRIVATE = 1,
+};
+
+struct cvp_media;
+
+/// Watches a mapping. NULL when too many are watched or SIGBUS has no handler of ours.
+struct cvp_media *cvp_media_watch(enum cvp_media_kind kind, void *base, size_t byte_count);
+void cvp_media_forget(struct cvp_media *media);
+
+/// Between the two this thread is inside the library. They nest.
+void cvp_media_enter(void);
+void cvp_media_leave(void);
+
+/// Pages that failed since the last clear, and where the first CVP_FAILED_PAGES_MAX of them begin,
+/// in bytes from the mapping's base.
+size_t cvp_media_failed_count(const struct cvp_media *media);
+size_t cvp_media_failed(const struct cvp_media *media, size_t index);
+void cvp_media_clear(struct cvp_media *media);
+
+/// Whether a private page could not be read when it was the file's again: zeros stand in for some.
+bool cvp_media_is_hopeless(const struct cvp_media *media);
+
+/// Maps a page of a file in place of its stand-in. Returns 0 or a negative errno.
+int cvp_media_map_again(void *page, int descriptor, uint64_t offset);
+
+/// Whether pages can be read: 0, or the negative errno in whose stead a load would get SIGBUS.
+/// Where the kernel cannot tell (before 5.14) it is 0.
+int cvp_media_probe(const void *pages, size_t byte_count);
 
 /// A bijection of 64-bit words that spreads every bit over all others (Stafford's variant 13 of
 /// the murmur3 finalizer, as in splitmix64).

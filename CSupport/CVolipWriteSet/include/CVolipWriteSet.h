@@ -122,4 +122,8 @@ void cvw_cancellation_restore(int previous);
 /// Must be called by a thread before its first section.
 void cvw_thread_section_enroll(void);
 
+/// In a laboratory's build the process kills itself in its `number`-th grant; 0: never. Nothing in
+/// any other build.
+void cvw_trap_kill_at(int64_t number);
+
 #endif

@@ -1,0 +1,63 @@
+// FailedPages: pages of a mapping that turn out to be unreadable while the library works on them.
+//
+// The mechanism is CVolipPersistence/media.c: such a page does not end the process, it is noted
+// here, and whoever works on the mapping looks before it trusts what it read or stored.
+
+import CVolipPersistence
+
+package final class FailedPages {
+  // SAFETY: the slot lives as long as the process; ours until `stop`.
+  private let media: OpaquePointer
+  @exclusivity(unchecked) private var isWatched = true
+
+  /// Watches whole pages of a mapping.
+  package init(
+    _ kind: cvp_media_kind, _ base: UnsafeMutableRawPointer, byteCount: Int
+  ) throws(PoolError) {
+    guard let watched = cvp_media_watch(kind, base, byteCount) else {
+      throw .system(operation: "watch for SIGBUS", errorNumber: 24)  // EMFILE
+    }
+    media = watched
+  }
+
+  deinit { stop() }
+
+  /// Before the mapping goes.
+  package func stop() {
+    guard isWatched else { return }
+    isWatched = false
+    cvp_media_forget(media)
+  }
+
+  @inline(__always)
+  package var isEmpty: Bool { cvp_media_failed_count(media) == 0 }
+
+  /// Where they begin, in bytes from the mapping's start, each once. Of very many the first alone.
+  package var offsets: [Int] {
+    let count = min(cvp_media_failed_count(media), Int(CVP_FAILED_PAGES_MAX))
+    return Set((0..<count).map { Int(cvp_media_failed(media, $0)) }).sorted()
+  }
+
+  /// Whether `offsets` lacks some.
+  package var isOverfull: Bool { cvp_media_failed_count(media) > Int(CVP_FAILED_PAGES_MAX) }
+
+  /// Whether a dropped page could not be read in the file either, so that zeros stand in for it.
+  package var isHopeless: Bool { cvp_media_is_hopeless(media) }
+
+  package func removeAll() { cvp_media_clear(media) }
+
+  /// Whether a range can be read, for memory that is about to be walked.
+  package static func canRead(_ address: UnsafeRawPointer, byteCount: Int) -> Bool {
+    cvp_media_probe(address, byteCount) == 0
+  }
+
+  /// Runs `body` as work of the library, in which a page that fails is noted.
+  @inline(__always)
+  package static func noted<Result>(
+    _ body: () throws(PoolError) -> Result
+  ) throws(PoolError) -> Result {
+    cvp_media_enter()
+    defer { cvp_media_leave() }
+    return try body()
+  }
+}

@@ -1,0 +1,55 @@
+// KillPoint: named places in which the laboratory's build kills its own process, for soaks of real
+// kills. No other build has them.
+
+import Glibc
+import Synchronization
+
+/// Where a process dies if `VOLIP_KILL_AT=name:n` says so, when it comes there for the n-th time.
+package enum KillPoint: String, CaseIterable, Sendable {
+  // A section
+  case sectionOpened, pageFault, allocation, rollBack
+  // The four steps of a commit, and their ends
+  case collect, collected, prepared, logStored, logged, updated
+  // A checkpoint, and what is like one
+  case checkpoint, checkpointFlushed, superblockCopy, checkpointed, logGrown, imageGrown
+  // An open
+  case recovery, recoverySecured, replayed, recovered
+
+  package static let switchName = "VOLIP_KILL_AT"
+}
+
+#if VOLIP_LAB
+  private struct KillOrder: Sendable {
+    let point: KillPoint
+    let number: Int
+
+    init?(_ text: String) {
+      let parts = text.split(separator: ":")
+      guard parts.count == 2, let point = KillPoint(rawValue: String(parts[0])),
+        let number = Int(parts[1])
+      else { fatalError("\(KillPoint.switchName)=name:n, not \(text)") }
+      (self.point, self.number) = (point, number)
+    }
+  }
+
+  private let order = getenv(KillPoint.switchName).flatMap { KillOrder(String(cString: $0)) }
+  private let passed = Atomic(0)
+
+  /// Kills the process if this is the place and the time for it.
+  package func pass(_ point: KillPoint) {
+    guard let order, order.point == point else { return }
+    if passed.add(1, ordering: .relaxed).newValue == order.number { kill(getpid(), SIGKILL) }
+  }
+
+  /// After how many passes of a point that is not in Swift the process dies; 0 for never.
+  package func killNumber(_ point: KillPoint) -> Int {
+    order.map { $0.point == point ? $0.number : 0 } ?? 0
+  }
+#else
+  /// Nothing.
+  @inlinable @inline(__always)
+  package func pass(_ point: KillPoint) {}
+
+  @inlinable @inline(__always)
+  package func killNumber(_ point: KillPoint) -> Int { 0 }
+#endif

@@ -8,14 +8,19 @@ PROGRAM_ARGUMENTS ?=
 KILLS ?= 1000
 RUNS ?= 10000000
 SECTIONS ?= 1000000
+CRASH_ARGUMENTS ?=
+MUTANT_ARGUMENTS ?=
+# The crash laboratory in a release build of its own: no other release build has its hooks.
+LABORATORY = $(SWIFT) build -c release --traits CrashLaboratory --scratch-path .build/laboratory
 SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift Benchmarks/Package.swift)
 
 # The runner's own summary comes last, after what helpers say at their end.
 SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; fflush()} \
   END {print summary}'
 
-.PHONY: help dependencies build release demo test test-quick test-hardware test-programs bench format
-.PHONY: lint clean test-kills test-flips test-threads test-tsan fuzz
+.PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
+.PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
+.PHONY: test-threads test-tsan fuzz
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -38,6 +43,19 @@ test: build lint ## Lint and all tests
 
 test-quick: build ## Tests without those that kill processes: under a minute
 	$(SWIFT) test --skip-build --disable-xctest --skip CrashTests --skip ExampleTests
+
+laboratory: dependencies
+	@$(LABORATORY) --product crash-laboratory
+
+test-crash: laboratory test-kills ## 100,000 different crash images, and 1,000 real kills
+	@.build/laboratory/release/crash-laboratory --distinct 100000 $(CRASH_ARGUMENTS)
+
+test-crash-long: laboratory ## Ten million of them; an hour at most on two cores
+	@.build/laboratory/release/crash-laboratory --distinct 10000000 --images-per-point all \
+	  $(CRASH_ARGUMENTS)
+
+test-mutants: build laboratory ## Removes each flush, fence and check, and looks which test notices
+	@Scripts/test-mutants.py $(MUTANT_ARGUMENTS)
 
 test-hardware: build ## Guest mode on an emulated processor; power cuts on an emulated NVDIMM
 	@Scripts/hardware.sh

@@ -34,6 +34,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("CollectionTests", ["VolipMem", "volip-test-helper"]),
   ("HostilePoolTests", ["VolipMem", "CTestSupport", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
+  ("CrashLaboratoryTests", ["CrashLaboratory"]),
   ("ExampleTests", ["hashmap-demo", "collection-examples"]),
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
   ("StyleTests", []),
@@ -126,10 +127,20 @@ let package = Package(
       name: "HostilePool", dependencies: ["VolipMem", "CVolipPersistence"],
       path: "Tests/HostilePool", swiftSettings: swiftSettings),
     .target(name: "CTestSupport", path: "Tests/CTestSupport", cSettings: cSettings),
+    // Crash images in process; `make test-crash` runs the program, tests a slice of the same.
+    .target(
+      name: "CrashLaboratory", dependencies: ["VolipMem", "PersistentHashmap", "TestBasics"],
+      path: "Tests/CrashLaboratory", swiftSettings: swiftSettings),
+    .executableTarget(
+      name: "crash-laboratory", dependencies: ["CrashLaboratory"],
+      path: "Tests/CrashLaboratoryProgram", swiftSettings: swiftSettings),
+    .target(
+      name: "TestBasics", dependencies: ["VolipMem"], path: "Tests/TestBasics",
+      swiftSettings: swiftSettings),
     .target(
       name: "TestSupport",
       dependencies: [
-        "VolipMem", .product(name: "Subprocess", package: "swift-subprocess"),
+        "TestBasics", .product(name: "Subprocess", package: "swift-subprocess"),
         .product(name: "SystemPackage", package: "swift-system"),
       ],
       path: "Tests/TestSupport", swiftSettings: swiftSettings),

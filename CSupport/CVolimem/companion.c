@@ -341,6 +341,11 @@ void companion_part(bool for_good) {
   unlock(&companion.starting);
 }
 
+void companion_avoid(struct vcpu *vcpu, bool avoids) {
+  static _Atomic uint32_t never;
+  vcpu->request->open = (uint64_t)(avoids ? &never : &companion.open);
+}
+
 void companion_report(void) {
   uint64_t exits = 0;
   for (const struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)

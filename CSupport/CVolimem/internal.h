@@ -293,6 +293,8 @@ long attempt_call(enum way way, long number, const uint64_t *arguments, volatile
 void companion_begin(void);
 /// Before a thread begins on a vCPU.
 void companion_prepare(struct vcpu *vcpu);
+/// Calls of the vCPU leave by exits, or not any more.
+void companion_avoid(struct vcpu *vcpu, bool avoids);
 uint64_t companion_served(void);
 /// A line of counts on standard error, before the process ends.
 void companion_report(void);

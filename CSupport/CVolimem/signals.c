@@ -244,13 +244,18 @@ void signals_deliver(struct vcpu *vcpu, struct kvm_regs *registers) {
   vcpu->delivering = false;
 }
 
+static void set_late(struct vcpu *vcpu, bool is_late) {
+  vcpu->late = is_late;
+  companion_avoid(vcpu, is_late);
+}
+
 // Signals that are waiting already when a handler returns come when the guest has run for a while
 // or made a call: else a timer that fires faster than this delivers would leave no time between.
 static void set_mask_after_handler(struct vcpu *vcpu, uint64_t mask) {
   uint64_t waiting = 0;
   stop_timer(vcpu);
   RAW(SYS_rt_sigpending, &waiting, sizeof waiting);
-  vcpu->late = (waiting & ~mask & ~BIT(KICK_SIGNAL)) != 0;
+  set_late(vcpu, (waiting & ~mask & ~BIT(KICK_SIGNAL)) != 0);
   if (!vcpu->late)
     return signals_set_mask(mask);
   vcpu->late_mask = mask;
@@ -262,7 +267,7 @@ static void set_mask_after_handler(struct vcpu *vcpu, uint64_t mask) {
 void signals_resume(struct vcpu *vcpu) {
   if (!vcpu->late)
     return;
-  vcpu->late = false;
+  set_late(vcpu, false);
   signals_set_mask(vcpu->late_mask);
   if (vcpu->pending == 0)  // another thread has it
     stop_timer(vcpu);
@@ -356,7 +361,7 @@ long signals_mask(struct vcpu *vcpu, const uint64_t *arguments) {
   uint64_t before = signals_block_all();
   if (vcpu->late)
     before = vcpu->late_mask;
-  vcpu->late = false;
+  set_late(vcpu, false);
   uint64_t after = before;
   long result = 0;
   if (vcpu->pending != 0)

@@ -279,11 +279,12 @@ struct vcpu *vcpu_of_thread(void) {
   return vcpu;
 }
 
-// A program may change them in the guest, unseen.
+// Other threads keep this library's value when one has taken GS for the program.
 uint64_t vcpu_program_gs(const struct vcpu *vcpu, const struct kvm_sregs *s) {
-  return rewrite_uses_gs() ? vcpu->program_gs : s->gs.base;
+  return s->gs.base == (uint64_t)vcpu->request ? vcpu->program_gs : s->gs.base;
 }
 
+// A program may change them in the guest, unseen.
 void vcpu_share_bases(struct vcpu *vcpu) {
   enum { SET_GS = 0x1001, SET_FS };
   struct kvm_sregs s;

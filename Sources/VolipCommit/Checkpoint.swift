@@ -40,7 +40,8 @@ extension PoolEngine {
       pass(.logGrown)
     }
     // Positions stand for other places in a log of another size: go on at the start of a lap.
-    next.logTail = (redoLog.head + bytes - 1) / bytes * bytes
+    next.logTail =
+      isRemoved(.lapOnRestart) ? redoLog.head : (redoLog.head + bytes - 1) / bytes * bytes
     try writeBack(next, through: parts.memory)
     redoLog.restart(file.superblock)
   }
@@ -48,7 +49,7 @@ extension PoolEngine {
   /// Makes the pool larger (rule 20). The image grows at the end of the file; nothing refers to the
   /// new part before both superblock copies name it.
   func growImage(toFileBytes fileBytes: UInt64) throws(PoolError) {
-    try checkpoint()
+    if !isRemoved(.checkpointBeforeGrowth) { try checkpoint() }
     var next = file.superblock
     let pageBytes = PoolGeometry.pageBytes
     next.geometry.fileBytes = fileBytes / pageBytes * pageBytes
@@ -80,12 +81,14 @@ extension PoolEngine {
     do throws(PoolError) {
       var lostLog: [Int] = []
       if !redoLog.isEmpty {
-        redoLog.forEachLive { flush($0, in: memory, imageOffset: imageOffset) }
+        if !isRemoved(.checkpointFlush) {
+          redoLog.forEachLive { flush($0, in: memory, imageOffset: imageOffset) }
+        }
         lostLog = try flushInsteadOfLostLog(memory)
-        try memory.fence()
+        if !isRemoved(.checkpointFence) { try memory.fence() }
         pass(.checkpointFlushed)
       }
-      try file.write(next, through: memory)
+      if !isRemoved(.checkpointSuperblock) { try file.write(next, through: memory) }
       // Nothing that the log had is needed any more.
       for page in lostLog { try memory.rebuild(page: page) }
     } catch {

@@ -25,7 +25,9 @@ extension PoolEngine {
     pass(.prepared)
     let record = try log(parts, at: position)
     pass(.logged)
-    update(record, to: parts.memory, imageOffset: parts.imageOffset)
+    if !isRemoved(.update) {
+      update(record, to: parts.memory, imageOffset: parts.imageOffset)
+    }
     pass(.updated)
     if !parts.lostPages.isEmpty { try rebuildImage(parts) }
   }
@@ -64,7 +66,7 @@ extension PoolEngine {
   /// Step 2: file blocks for the lines and room in the log. Nothing is sealed before both are had.
   private func prepare(_ parts: EngineParts) throws(PoolError) -> UInt64 {
     do throws(PoolError) {
-      try parts.blocks.allocate(parts.writeSet)
+      if !isRemoved(.blocksBeforeSeal) { try parts.blocks.allocate(parts.writeSet) }
       return try reserve(parts)
     } catch {
       try rollBack(parts)
@@ -84,9 +86,9 @@ extension PoolEngine {
     }
     pass(.logStored)
     do throws(PoolError) {
-      try parts.memory.fence()
+      if !isRemoved(.recordFence) { try parts.memory.fence() }
     } catch {
-      state = .poisoned("the log could not be flushed")
+      if !isRemoved(.poisonAfterFence) { state = .poisoned("the log could not be flushed") }
       guard case .system(_, let errorNumber) = error else {
         throw .outcomeUnknown(errorNumber: EIO)
       }
@@ -148,7 +150,9 @@ extension PoolEngine {
       writeSet.retainNone()
       parts.retention.forget(writeSet)
       try tracker.arm(writeSet)
-      try writeSet.forEachRun(gapPagesMax: 0, where: { _ in true }, workingCopy.drop)
+      if !isRemoved(.dropOnRollBack) {
+        try writeSet.forEachRun(gapPagesMax: 0, where: { _ in true }, workingCopy.drop)
+      }
       try tracker.arm(writeSet)
       workingCopy.failedPages.removeAll()
     } catch {

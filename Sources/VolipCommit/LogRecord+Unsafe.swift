@@ -157,6 +157,6 @@ func flush(_ record: LogRecord, in memory: DurableMemory, imageOffset: Int) {
   }
   record.forEachAnnounced { extent, _ in
     let offset = imageOffset + Int(extent.offset)
-    memory.flush(offset..<offset + extent.byteCount)
+    memory.flush(DurableMemory.lines(of: offset..<offset + extent.byteCount))
   }
 }

@@ -185,7 +185,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   private func lock(evenPoisoned: Bool = false) throws(PoolError) {
     guard parentMark.pointee == 1 else { throw .forkedChild }
-    pthread_mutex_lock(gate)
+    if !isRemoved(.gate) { pthread_mutex_lock(gate) }
     switch state {
     case .ready: return
     case .poisoned where evenPoisoned: return
@@ -270,7 +270,7 @@ public final class PoolEngine: @unchecked Sendable {
   func beginTracking() throws(PoolError) {
     guard !isTracking else { return }
     let tracker = parts.tracker
-    if options.strayWriteCheck, tracker.mayHaveStrayWrites() {
+    if options.strayWriteCheck, tracker.mayHaveStrayWrites(), !isRemoved(.strayWriteCheck) {
       try Self.withoutCancellation(putStrayWritesBack)
     }
     tracker.sectionOpened()
@@ -357,7 +357,7 @@ public final class PoolEngine: @unchecked Sendable {
     } catch {
       throw poison(error, "write set not collected")
     }
-    try takeBack(parts)
+    if !isRemoved(.takeBack) { try takeBack(parts) }
   }
 
   /// Aborts the section of this thread, however deep, if it has one: a thread that ends inside its
@@ -475,7 +475,7 @@ public final class PoolEngine: @unchecked Sendable {
         parts.memory.unmap()
         file.unlock()
       }
-      if isReady { try checkpoint() }
+      if isReady || isRemoved(.poisonedClose) { try checkpoint() }
     }
   }
 
@@ -487,7 +487,7 @@ public final class PoolEngine: @unchecked Sendable {
 }
 
 private func abandon(_ owner: UnsafeMutableRawPointer?) {
-  guard let owner else { return }
+  guard let owner, !isRemoved(.abortOnThreadExit) else { return }
   // SAFETY: a section holds its engine until it has ended.
   Unmanaged<PoolEngine>.fromOpaque(owner).takeUnretainedValue().abandonSection()
 }

@@ -72,7 +72,8 @@ final class RedoLog {
     guard length <= min(bytes, Self.recordBytesMax) else { return nil }
     let isWithin = head % bytes + length <= bytes
     let position = isWithin ? head : (head / bytes + 1) * bytes
-    return position + roundedUp(length) <= tail + bytes ? position : nil
+    let isFree = position + roundedUp(length) <= tail + bytes
+    return isFree || isRemoved(.logRoom) ? position : nil
   }
 
   private func roundedUp(_ length: UInt64) -> UInt64 {
@@ -126,8 +127,10 @@ final class RedoLog {
     try workingCopy.requireWhole()
     try memory.requireWhole()
     // SAFETY: the header's line in staging.
-    staging.storeBytes(
-      of: cvp_seal_value(&seal).littleEndian, toByteOffset: header.sealByte, as: UInt64.self)
+    if !isRemoved(.recordSeal) {
+      staging.storeBytes(
+        of: cvp_seal_value(&seal).littleEndian, toByteOffset: header.sealByte, as: UInt64.self)
+    }
     memory.storeLine(at: start, from: staging)
     head = header.end
     lastLsn = header.lsn

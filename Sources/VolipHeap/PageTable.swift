@@ -182,7 +182,7 @@ struct PageTable {
       guard let kind = PageKind(rawValue: UInt8(truncatingIfNeeded: first)),
         next < pageLimit, previous < pageLimit,
         first >> 16 & 0xFFFF == PageEntry.check(first & ~0xFFFF_0000, second, page: page)
-          || first | second == 0
+          || first | second == 0 || isRemoved(.pageEntryCheck)
       else {
         throw .damagedHeap(offset: UInt64(offset), reason: "page table entry of page \(page)")
       }

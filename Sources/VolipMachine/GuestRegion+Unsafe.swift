@@ -166,6 +166,7 @@ public final class GuestRegion {
   /// Makes it true for every processor that rights were taken away. No exit if no other thread is
   /// running inside the guest.
   public func flush() {
+    if isRemoved(.guestFlush) { return }
     cvm_raise_flush_generation()
     cvm_flush_self()
     cvm_flush_others()

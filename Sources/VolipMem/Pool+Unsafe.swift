@@ -22,7 +22,7 @@ public final class Pool: @unchecked Sendable {
   @usableFromInline let heap: Heap
   /// Announced memory, for the collections.
   @usableFromInline let announcedHeap: AnnouncedHeap
-  private let engine: PoolEngine
+  package let engine: PoolEngine
   /// First address of the pool's memory, the same in every process and for ever.
   public let base: UnsafeRawPointer
   /// The kind of tracker that finds the writes.

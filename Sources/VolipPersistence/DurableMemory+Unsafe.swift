@@ -40,17 +40,6 @@ public struct PersistenceCounters: Equatable, Sendable {
   public init() {}
 }
 
-#if DEBUG
-  /// What a test sees of the order in which bytes become durable, to cut the power in it.
-  public protocol PersistenceObserver: AnyObject {
-    /// The next fence makes a range durable.
-    func willBeDurable(_ range: Range<Int>)
-    /// Before a fence. An error is what the fence throws instead of doing its work.
-    func willFence() throws(PoolError)
-    func didFence()
-  }
-#endif
-
 public final class DurableMemory {
   /// First byte of the file in this process; not the pool's base address.
   public let base: UnsafeMutableRawPointer
@@ -64,8 +53,8 @@ public final class DurableMemory {
   private let descriptor: Int32
   /// Runs of bytes that the next fence makes durable; msync path only.
   @exclusivity(unchecked) private var unsynced: [Range<Int>] = []
-  #if DEBUG
-    public weak var observer: (any PersistenceObserver)?
+  #if VOLIP_LAB
+    private var observer: (any PersistenceObserver)?
   #endif
 
   /// Bytes of a cache line, the unit of comparison, logging and flushing.
@@ -81,6 +70,10 @@ public final class DurableMemory {
     self.path = path
     self.descriptor = descriptor
     failedPages = try FailedPages(CVP_MEDIA_FILE, base, byteCount: byteCount)
+    #if VOLIP_LAB
+      observer = PersistenceLaboratory.observer
+      observer?.didMap(self)
+    #endif
   }
 
   /// Maps the whole file behind `descriptor` with libpmem, not to be inherited by forked children
@@ -113,6 +106,13 @@ public final class DurableMemory {
     }
   }
 
+  /// Lets a test see what is stored here from now on; ignored where no laboratory is built.
+  package func observe(_ observer: (any PersistenceObserver)?) {
+    #if VOLIP_LAB
+      self.observer = observer
+    #endif
+  }
+
   deinit {
     unmap()
   }
@@ -128,7 +128,7 @@ public final class DurableMemory {
   /// Bytes to which a record is aligned: a line, or where whole sectors are written a sector, so
   /// that a torn write never touches an older record. 4,096 is the largest sector in use.
   public var recordAlignment: Int {
-    path == .cacheLines ? Self.lineBytes : 4096
+    path == .cacheLines || isRemoved(.sectorAlignment) ? Self.lineBytes : 4096
   }
 
   /// The address of `offset` bytes into the file.
@@ -159,6 +159,9 @@ public final class DurableMemory {
   public func updateLines(at offset: Int, from lines: UnsafeRawPointer, count: Int) {
     // SAFETY: the record's extents were checked against the image when it was written or validated.
     cvp_copy_lines(base + offset, lines, count)
+    #if VOLIP_LAB
+      observer?.didStore(offset..<offset + count * Self.lineBytes, isCached: true)
+    #endif
   }
 
   /// The same for bytes, which stand at a word.
@@ -170,6 +173,15 @@ public final class DurableMemory {
     } else {
       (base + offset).copyMemory(from: bytes, byteCount: count)
     }
+    #if VOLIP_LAB
+      observer?.didStore(Self.lines(of: offset..<offset + count), isCached: true)
+    #endif
+  }
+
+  /// The whole lines in which some bytes are.
+  @inline(__always)
+  public static func lines(of bytes: Range<Int>) -> Range<Int> {
+    bytes.lowerBound & ~(lineBytes - 1)..<(bytes.upperBound + lineBytes - 1) & ~(lineBytes - 1)
   }
 
   /// Makes bytes durable that are only known to be readable: a killed process may have stored them
@@ -177,22 +189,28 @@ public final class DurableMemory {
   /// after the next fence.
   public func storeAgain(_ range: Range<Int>) {
     precondition(range.lowerBound % Self.lineBytes == 0 && range.count % Self.lineBytes == 0)
-    if path == .msync {
+    if path == .msync, !isRemoved(.storeAgain) {
       // SAFETY: lines of this mapping, which nobody else stores to.
       cvp_store_lines_again(base + range.lowerBound, range.count / Self.lineBytes)
+      #if VOLIP_LAB
+        observer?.didStore(range, isCached: true)
+      #endif
     }
     flush(range)
   }
 
   private func noteStored(_ range: Range<Int>) {
     counters.storedBytes += range.count
-    #if DEBUG
-      observer?.willBeDurable(range)
+    #if VOLIP_LAB
+      observer?.didStore(range, isCached: path == .msync)
     #endif
-    if path == .msync { addUnsynced(range) }
+    if path == .msync, !isRemoved(.unsyncedRecord) { addUnsynced(range) }
   }
 
   private func addUnsynced(_ range: Range<Int>) {
+    #if VOLIP_LAB
+      observer?.didFlush(range)
+    #endif
     if let last = unsynced.last, last.upperBound == range.lowerBound {
       unsynced[unsynced.count - 1] = last.lowerBound..<range.upperBound
     } else {
@@ -203,12 +221,13 @@ public final class DurableMemory {
   /// Starts the write-back of a range that was stored with ordinary stores.
   @inline(__always)
   public func flush(_ range: Range<Int>) {
-    #if DEBUG
-      observer?.willBeDurable(range)
-    #endif
     if path == .cacheLines {
+      guard !isRemoved(.flush) else { return }
+      #if VOLIP_LAB
+        observer?.didFlush(range)
+      #endif
       pmem_flush(base + range.lowerBound, range.count)
-    } else {
+    } else if !isRemoved(.unsyncedUpdate) {
       addUnsynced(range)
     }
   }
@@ -218,7 +237,8 @@ public final class DurableMemory {
   /// - Throws: `.system` with msync's errno; the outcome for the pending ranges is then unknown.
   public func fence() throws(PoolError) {
     counters.fences += 1
-    #if DEBUG
+    guard !isRemoved(path == .cacheLines ? .drain : .msync) else { return }
+    #if VOLIP_LAB
       do throws(PoolError) {
         try observer?.willFence()
       } catch {

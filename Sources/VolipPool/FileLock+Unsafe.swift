@@ -40,7 +40,9 @@ final class FileLock {
         : .system(operation: "mmap", errorNumber: Int32(-answer))
     }
     do throws(PoolError) {
-      try require("madvise") { Int(madvise(mapped, pageBytes, MADV_DONTFORK)) }
+      if !isRemoved(.lockNotInherited) {
+        try require("madvise") { Int(madvise(mapped, pageBytes, MADV_DONTFORK)) }
+      }
       let again = attempt("open") {
         Int(Glibc.open("/proc/self/fd/\(opened)", O_RDWR | O_CLOEXEC))
       }
@@ -69,7 +71,8 @@ final class FileLock {
 
   private static func lock(_ opened: Int32, _ path: String) throws(PoolError) {
     for _ in 0..<attemptsMax {
-      let result = attempt("flock") { Int(flock(opened, LOCK_EX | LOCK_NB)) }
+      let result =
+        isRemoved(.fileLock) ? 0 : attempt("flock") { Int(flock(opened, LOCK_EX | LOCK_NB)) }
       if result == 0 { return }
       guard result == -Int(EWOULDBLOCK) else {
         throw .system(operation: "flock", errorNumber: Int32(-result))

@@ -128,7 +128,7 @@ public struct RecordHeader: Equatable, Sendable {
   }
 
   public static func seed(poolIdentity: UInt64, generation: UInt64, lsn: UInt64) -> UInt64 {
-    cvp_mix(cvp_mix(cvp_mix(poolIdentity) ^ generation) ^ lsn)
+    isRemoved(.sealSeed) ? 0 : cvp_mix(cvp_mix(cvp_mix(poolIdentity) ^ generation) ^ lsn)
   }
 
   /// The seed of this record's checksum.

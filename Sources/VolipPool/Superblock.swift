@@ -85,12 +85,18 @@ public struct Superblock: Equatable, Sendable {
     guard words[0] == magic else { throw .noMagic }
     let version = UInt32(truncatingIfNeeded: words[1])
     guard version == Self.version else { throw .version(version) }
-    guard words[31] == checksum(Array(words[..<31])) else { throw .checksum }
-    guard words[3] & ~knownFeatures == 0 else { throw .features(words[3] & ~knownFeatures) }
+    guard words[31] == checksum(Array(words[..<31])) || isRemoved(.superblockChecksum) else {
+      throw .checksum
+    }
+    guard words[3] & ~knownFeatures == 0 || isRemoved(.superblockFeatures) else {
+      throw .features(words[3] & ~knownFeatures)
+    }
     let geometry = PoolGeometry(
       baseAddress: words[5], fileBytes: words[6], logOffset: words[7], logBytes: words[8],
       logBytesMax: words[9], imageOffset: words[10], imageBytes: words[11])
-    if let reason = geometry.contradiction { throw .geometry(reason) }
+    if let reason = geometry.contradiction, !isRemoved(.superblockGeometry) {
+      throw .geometry(reason)
+    }
     var superblock = Superblock(poolIdentity: words[4], geometry: geometry)
     superblock.compatibleFeatures = words[2]
     superblock.incompatibleFeatures = words[3]

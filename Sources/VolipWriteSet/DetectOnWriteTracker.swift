@@ -47,7 +47,9 @@ final class DetectOnWriteTracker: GuestTracker {
       if writeSet.isRetained(index) {
         retained.append(UInt32(writeSet.page(index)))
       } else {
-        region.remove([.writable, .dirty, .listed], from: writeSet.page(index))
+        let flags: PageTableEntry.Flags =
+          isRemoved(.armInGuest) ? .listed : [.writable, .dirty, .listed]
+        region.remove(flags, from: writeSet.page(index))
         isAny = true
       }
     }

@@ -89,7 +89,9 @@ public final class WorkingCopy {
     }
     // Not inherited (rule 19); single pages so that one write copies 4 KiB and not 2 MiB.
     do throws(PoolError) {
-      try require("madvise") { Int(madvise(mapped, Int(byteCount), MADV_DONTFORK)) }
+      if !isRemoved(.memoryNotInherited) {
+        try require("madvise") { Int(madvise(mapped, Int(byteCount), MADV_DONTFORK)) }
+      }
     } catch {
       if !replacing { munmap(mapped, Int(byteCount)) }
       throw error

@@ -86,7 +86,7 @@ public final class WriteProtectTracker: Tracker {
 
   private func arm(_ pages: Range<Int>) throws(PoolError) {
     do throws(PoolError) {
-      try workingCopy.makeReadOnly(pages)
+      if !isRemoved(.armByProtection) { try workingCopy.makeReadOnly(pages) }
     } catch {
       // No mapping is left to split one. As one mapping again the whole pool takes none; retained
       // pages are armed with it, and stay in the list, so that they are compared all the same.

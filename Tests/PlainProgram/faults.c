@@ -228,10 +228,10 @@ static void segment_bases(void) {
                    : "r"(old), "r"(room)
                    : "rax", "rbx", "rcx", "r11", "memory");
   say("base kept %d\n", again == (uint64_t)room);
-  __asm__ volatile("wrgsbase %1; mov $39, %%eax; syscall; ud2; mov %%gs:0, %0"
-                   : "=&r"(again)
-                   : "r"(room)
-                   : "rax", "rbx", "rcx", "r11", "memory");
+  enum { SET_GS = 0x1001 };
+  syscall(SYS_arch_prctl, SET_GS, room);
+  __asm__ volatile("mov $39, %%eax; syscall; ud2; mov %%gs:0, %0"
+                   : "=&r"(again)::"rax", "rbx", "rcx", "r11", "memory");
   say("other base kept %d\n", again == (uint64_t)room);
   pid_t child = fork();
   if (child == 0) {

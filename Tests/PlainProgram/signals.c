@@ -173,7 +173,7 @@ static void no_alternate_stack(void) {
   raise(SIGUSR2);
 }
 
-// Calls that a signal interrupts. A signal every 3 ms; the call ends by itself later if it was
+// Calls that a signal interrupts. A signal every 20 ms; the call ends by itself later if it was
 // begun again, by what a thread does.
 
 static void every(long microseconds) {
@@ -261,12 +261,12 @@ static void interrupt_calls(int flags) {
     word = 0, count = 0;
     pid_t child = fork();
     if (child == 0) {
-      usleep(30000);
+      usleep(300000);
       _exit(0);
     }
     pthread_t thread;
     pthread_create(&thread, NULL, write_later, NULL);
-    every(3000);
+    every(20000);
     long result = interrupted_calls[i].call();
     int error = result < 0 ? errno : 0;
     say("%s: %ld %s\n", interrupted_calls[i].name, result, error ? strerror(error) : "");

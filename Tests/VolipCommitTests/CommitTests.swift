@@ -122,6 +122,23 @@ import Testing
 }
 
 @Suite struct SectionTests {
+  /// On a file system that is no tmpfs the update would be the first to need them, after the seal.
+  @Test func aLinesBlocksAreAllocatedTogetherByTheCommit() throws {
+    let pool = try EnginePool(fileBytes: 64 << 20)
+    // More at once than gets blocks ahead.
+    try pool.engine.watch(upTo: 8000)
+    func allocatedBytes() -> Int {
+      var status = stat()
+      stat(pool.path, &status)
+      return Int(status.st_blocks) * 512
+    }
+    let before = allocatedBytes()
+    try pool.engine.openSection()
+    pool.bytes[7000 * 4096] = 1
+    try pool.engine.closeSection()
+    #expect(allocatedBytes() - before >= 1 << 20)
+  }
+
   @Test func nestedSectionsCommitWithTheOutermost() throws {
     let pool = try EnginePool()
     try pool.engine.openSection()

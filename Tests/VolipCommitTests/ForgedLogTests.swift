@@ -36,6 +36,52 @@ import Testing
   }
 }
 
+extension ForgedLogTests {
+  /// Three records; of the last one field is wrong, under a right seal. It is not what follows the
+  /// second, so it is not replayed: either there is no such record, or it is damage.
+  @Test(arguments: [8, 16, 24, 32])
+  func aSealedRecordThatDoesNotFollowIsNotReplayed(_ field: Int) throws {
+    let pool = try EnginePool()
+    for value in 1...3 {
+      try pool.engine.openSection()
+      pool.bytes[0] = UInt8(value)
+      try pool.engine.closeSection()
+    }
+    let log = ForgedLog(
+      FileBytes.read(pool.path), pool.engine.superblock, pool.engine.parts.redoLog.positions)
+    #expect(try RecoveredImage(log.bytes, in: pool.directory).summary.recordCount == 3)
+    for difference: UInt64 in [1, 64, 128, 4096, .max] {
+      var forged = log
+      forged.add(difference, toField: field, ofRecord: 2)
+      do {
+        let found = try RecoveredImage(forged.bytes, in: pool.directory)
+        #expect(found.summary.recordCount == 2, "\(difference)")
+      } catch {
+        guard case PoolError.damagedLog = error else { throw error }
+      }
+    }
+  }
+
+  /// A record at the end of the log whose lines are said to go on behind it, sealed over what is
+  /// there.
+  @Test func aRecordThatReachesOverTheEndOfTheLogIsNotReplayed() throws {
+    let pool = try EnginePool(fileBytes: 1 << 20, logBytesMax: 64 << 10)
+    var number = 0
+    var positions: [UInt64] = []
+    repeat {
+      number += 1
+      try pool.engine.openSection()
+      pool.bytes[0] = UInt8(truncatingIfNeeded: number)
+      try pool.engine.closeSection()
+      positions = pool.engine.parts.redoLog.positions
+    } while positions.last! != (64 << 10) - 128
+    var log = ForgedLog(FileBytes.read(pool.path), pool.engine.superblock, positions)
+    log.lengthen(record: positions.count - 1, byLines: 3)
+    let found = try RecoveredImage(log.bytes, in: pool.directory)
+    #expect(found.summary.recordCount == positions.count - 1)
+  }
+}
+
 /// A pool file whose records can be changed and sealed again.
 private struct ForgedLog {
   var bytes: [UInt8]
@@ -81,6 +127,24 @@ private struct ForgedLog {
       set(position, start + 24)
     default: bytes[start + Int(value & 127)] ^= 4
     }
+    reseal(start)
+  }
+
+  /// Changes a word of a record's header, and seals it.
+  mutating func add(_ difference: UInt64, toField byte: Int, ofRecord index: Int) {
+    let start = offset(positions[index])
+    let word = bytes.withUnsafeBytes {
+      $0.loadUnaligned(fromByteOffset: start + byte, as: UInt64.self)
+    }
+    set(word &+ difference, start + byte)
+    reseal(start)
+  }
+
+  /// Makes a record of one extent longer, and seals it.
+  mutating func lengthen(record index: Int, byLines count: Int) {
+    let start = offset(positions[index])
+    set(UInt32(1 + count), start + 44)
+    set(LineExtent(firstLine: 0, lineCount: 1 + count).word, start + 48)
     reseal(start)
   }
 

@@ -70,6 +70,17 @@ import Testing
     #expect(memory.counters.fences == 4)
   }
 
+  /// A record that shares a sector with an older one is not written without it.
+  @Test func onTheMsyncPathEachRecordStartsOnASectorOfItsOwn() throws {
+    let pool = try EnginePool(persistence: .msync)
+    for value in 1...3 {
+      try pool.engine.openSection()
+      pool.bytes[0] = UInt8(value)
+      try pool.engine.closeSection()
+    }
+    #expect(pool.engine.parts.redoLog.positions == [0, 4096, 8192])
+  }
+
   @Test func recoveringTwiceGivesTheSameBytesAndAHigherGeneration() throws {
     var generator = SeededGenerator.forTest()
     let pool = try EnginePool()

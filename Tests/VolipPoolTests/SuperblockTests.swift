@@ -50,6 +50,22 @@ import Testing
     #expect(word(248) != 0)
   }
 
+  @Test(arguments: [0, 1])
+  func ofTwoWholeCopiesTheOneWithTheHigherSequenceCounts(_ newer: Int) throws {
+    let directory = TemporaryDirectory()
+    let path = directory.file("two.pool")
+    var geometry = try PoolGeometry(fileBytes: 1 << 20, logBytes: nil, logBytesMax: nil)
+    geometry.baseAddress = AddressMap.poolRange.lowerBound
+    try PoolFile.create(path: path, geometry: geometry).publish()
+    var superblock = Superblock(poolIdentity: 7, geometry: geometry)
+    for (copy, offset) in Superblock.copyOffsets.enumerated() {
+      superblock.sequence = copy == newer ? 12 : 11
+      superblock.generation = superblock.sequence
+      FileBytes.write(superblock.encoded.withUnsafeBytes { Array($0) }, to: path, at: offset)
+    }
+    #expect(try PoolFile.open(path: path).superblock.generation == 12)
+  }
+
   @Test func everyFlippedBitIsRefused() throws {
     var generator = SeededGenerator.forTest()
     let encoded = try sample(using: &generator).encoded

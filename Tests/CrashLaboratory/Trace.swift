@@ -1,0 +1,110 @@
+import Synchronization
+import VolipMem
+
+/// What a program stored, flushed and fenced in a pool file, in order.
+struct Trace {
+  enum Event {
+    /// `content` is where the bytes begin in `Trace.content`.
+    case store(Range<Int>, content: Int, isCached: Bool)
+    case flush(Range<Int>)
+    case fence
+    /// A fence that failed: what it was to make durable is not, and its pages count as clean.
+    case failedFence
+    case length(Int)
+    case lengthSynced
+    /// From here on a crash may leave this state too.
+    case begin(state: Int)
+    /// From here on a crash leaves no earlier state.
+    case acknowledged(state: Int)
+  }
+
+  var events: [Event] = []
+  var content: [UInt8] = []
+  /// The file as it was durable before the first event.
+  var base: [UInt8] = []
+  var path = PersistencePath.cacheLines
+  /// The longest that the file becomes.
+  var lengthMax = 0
+}
+
+/// Records one pool file, through whatever mappings of it there are.
+final class Recorder: PersistenceObserver {
+  private struct State {
+    var trace = Trace()
+    var memory: UInt = 0
+    var fencesUntilFailure = Int.max
+  }
+  private let state = Mutex(State())
+
+  init() {}
+
+  /// Records what happens to a file that is mapped already.
+  init(_ memory: DurableMemory) {
+    state.withLock {
+      $0.memory = UInt(bitPattern: memory.base)
+      $0.trace.path = memory.path
+    }
+  }
+
+  /// Begins anew with the next mapping.
+  func forget() { state.withLock { $0.trace = Trace() } }
+
+  var trace: Trace { state.withLock { $0.trace } }
+
+  /// Lets the fence after `count` more fail.
+  func failFence(after count: Int) { state.withLock { $0.fencesUntilFailure = count } }
+
+  /// Notes that a step begins, and returns where, so that `end` can say what came of it.
+  func note(_ event: Trace.Event) -> Int {
+    state.withLock {
+      $0.trace.events.append(event)
+      return $0.trace.events.count - 1
+    }
+  }
+
+  func replace(_ index: Int, _ event: Trace.Event) {
+    state.withLock { $0.trace.events[index] = event }
+  }
+
+  func didMap(_ memory: DurableMemory) {
+    state.withLock { state in
+      state.memory = UInt(bitPattern: memory.base)
+      state.trace.path = memory.path
+      state.trace.lengthMax = max(state.trace.lengthMax, memory.byteCount)
+      if state.trace.base.isEmpty {
+        state.trace.base = Array(
+          UnsafeRawBufferPointer(start: memory.base, count: memory.byteCount))
+      }
+    }
+  }
+
+  func didStore(_ range: Range<Int>, isCached: Bool) {
+    state.withLock { state in
+      let start = UnsafeRawPointer(bitPattern: state.memory)! + range.lowerBound
+      let content = state.trace.content.count
+      state.trace.content.append(
+        contentsOf: UnsafeRawBufferPointer(start: start, count: range.count))
+      state.trace.events.append(.store(range, content: content, isCached: isCached))
+    }
+  }
+
+  func didFlush(_ range: Range<Int>) { _ = note(.flush(range)) }
+
+  func willFence() throws(PoolError) {
+    let isFailing = state.withLock { state in
+      state.fencesUntilFailure -= 1
+      if state.fencesUntilFailure == 0 { state.trace.events.append(.failedFence) }
+      return state.fencesUntilFailure == 0
+    }
+    if isFailing { throw .system(operation: "msync", errorNumber: 5) }
+  }
+
+  func didFence() { _ = note(.fence) }
+  func didSetLength(_ bytes: Int) {
+    state.withLock {
+      $0.trace.lengthMax = max($0.trace.lengthMax, bytes)
+      $0.trace.events.append(.length(bytes))
+    }
+  }
+  func didSyncLength() { _ = note(.lengthSynced) }
+}

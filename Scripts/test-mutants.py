@@ -89,6 +89,8 @@ def tests(pattern, site, seconds=TIMEOUT_SECONDS):
         seconds)
     if status == 0:
         return None
+    if "Test run started" not in output:
+        sys.exit(f"{pattern}: no test was run\n{output}")
     failed = re.search(FAILURE, output)
     if failed:
         return failed[1]

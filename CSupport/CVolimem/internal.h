@@ -129,6 +129,7 @@ struct vcpu {
   bool delivering;               // the visit under way is for that signal
   uint64_t pending_mask;         // the program's mask at its arrival
   uint64_t visit_mask;           // the program's mask during the visit under way
+  int in_a_row;                  // signals that were waiting when the one before was over
   bool late;                     // signals were waiting when a handler returned (signals.c)
   uint64_t late_mask;            // the program's mask meanwhile
   uint64_t first_mask;           // the program's when this thread began

@@ -120,9 +120,13 @@ static bool is_in_call_stub(const struct vcpu *vcpu) {
   return offset < (uint64_t)(cvm_call_stub_end - cvm_call_stub);
 }
 
-// The same on the way there, from a replaced instruction.
+// The same on the way there, from a replaced instruction, and on the way out: on the page that
+// nobody may fetch, before the fetch, the stub has used the registers, and the handler's own calls
+// will use the request.
 static void leave_call_path(struct vcpu *vcpu) {
   struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+  if (cvm_machine.call_cpl == 3 && registers->rip == cvm_machine.call_target)
+    registers->rip = (uint64_t)vcpu->call_stub + (uint64_t)(cvm_call_stub_made - cvm_call_stub);
   uint64_t site = rewrite_site(registers->rip);
   if (site != 0) {
     registers->rip = site;

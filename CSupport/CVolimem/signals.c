@@ -24,6 +24,7 @@
 #define TRAP_FLAG 0x100
 #define DIRECTION_FLAG 0x400ul
 #define RESTORER_FLAG 0x04000000ul
+#define IN_A_ROW_MAX 16  // signals; more than most programs queue
 #define BIT(number) (1ul << ((number)-1))
 #define AUTO_DISARM (1 << 31)  // SS_AUTODISARM
 
@@ -205,17 +206,15 @@ bool signals_end_faults(void) {
 
 // Delivery
 
-// For a signal that found the vCPU in a stub at CPL0, which cannot be abandoned half done, and for
-// late signals: nothing else makes the vCPU leave.
-void signals_deliver_soon(struct vcpu *vcpu) {
+// Makes the vCPU leave the guest, for which nothing else does.
+static void leave_after(struct vcpu *vcpu, long nanoseconds) {
   struct sigevent event;
   memset(&event, 0, sizeof event);
   event.sigev_notify = SIGEV_THREAD_ID;
   event.sigev_signo = KICK_SIGNAL;
   event._sigev_un._tid = atomic_load(&vcpu->tid);
-  // Some stubs long, even emulated; then again and again, if it finds another one, so seldom that
-  // the guest gets on between two.
-  const struct itimerspec times = {.it_value = {.tv_nsec = 100 * 1000},
+  // Then again and again, if it finds a stub, so seldom that the guest gets on between two.
+  const struct itimerspec times = {.it_value = {.tv_nsec = nanoseconds},
                                    .it_interval = {.tv_nsec = 2000 * 1000}};
   int timer;
   if (RAW(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) != 0)
@@ -223,6 +222,10 @@ void signals_deliver_soon(struct vcpu *vcpu) {
   RAW(SYS_timer_settime, timer, 0, &times, 0);
   vcpu->delivery_timer = timer + 1;
 }
+
+// For a signal that found the vCPU in a stub at CPL0, which cannot be abandoned half done: some
+// stubs long, even emulated.
+void signals_deliver_soon(struct vcpu *vcpu) { leave_after(vcpu, 100 * 1000); }
 
 static void stop_timer(struct vcpu *vcpu) {
   if (vcpu->delivery_timer != 0)
@@ -249,18 +252,21 @@ static void set_late(struct vcpu *vcpu, bool is_late) {
   companion_avoid(vcpu, is_late);
 }
 
-// Signals that are waiting already when a handler returns come when the guest has run for a while
-// or made a call: else a timer that fires faster than this delivers would leave no time between.
+// Signals that are waiting already when a handler returns come at once, as natively. But after many
+// in a row they come when the guest has run for a while or made a call: else a timer that fires
+// faster than this delivers would leave no time between.
 static void set_mask_after_handler(struct vcpu *vcpu, uint64_t mask) {
   uint64_t waiting = 0;
   stop_timer(vcpu);
   RAW(SYS_rt_sigpending, &waiting, sizeof waiting);
-  set_late(vcpu, (waiting & ~mask & ~BIT(KICK_SIGNAL)) != 0);
+  bool any = (waiting & ~mask & ~BIT(KICK_SIGNAL)) != 0;
+  vcpu->in_a_row = any && vcpu->in_a_row < IN_A_ROW_MAX ? vcpu->in_a_row + 1 : 0;
+  set_late(vcpu, any && vcpu->in_a_row == 0);
   if (!vcpu->late)
     return signals_set_mask(mask);
   vcpu->late_mask = mask;
   vcpu->kicked = 0;
-  signals_deliver_soon(vcpu);
+  leave_after(vcpu, 1000 * 1000);  // the way into the guest and some instructions, under load
   signals_set_mask(~0ul);
 }
 

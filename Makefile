@@ -80,7 +80,8 @@ fuzz: dependencies ## libFuzzer with AddressSanitizer over hostile pools; RUNS=1
 test-programs: release ## Programs that nobody here wrote, natively and in guest mode
 	@Scripts/test-programs.py $(PROGRAM_ARGUMENTS)
 
-bench: dependencies ## Benchmarks; BENCH_ARGUMENTS='--quick --json' for instance
+bench: ## Benchmarks; BENCH_ARGUMENTS='--quick --json' for instance
+	@Scripts/dependencies.sh bench
 	cd Benchmarks && $(SWIFT) build -c release
 	@cd Benchmarks && .build/release/volip-bench hashmap $(BENCH_ARGUMENTS)
 

@@ -31,10 +31,11 @@ let tests: [(String, [Target.Dependency])] = [
   ("VolipCommitTests", ["VolipCommit", "CTestSupport"]),
   ("VolipHeapTests", ["VolipHeap"]),
   ("VolipMemTests", ["VolipMem", "volip-test-helper"]),
+  ("CollectionTests", ["VolipMem", "volip-test-helper"]),
   ("HostilePoolTests", ["VolipMem", "CTestSupport", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("CrashLaboratoryTests", ["CrashLaboratory"]),
-  ("ExampleTests", ["hashmap-demo"]),
+  ("ExampleTests", ["hashmap-demo", "collection-examples"]),
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
   ("StyleTests", []),
 ]
@@ -79,7 +80,10 @@ let package = Package(
     core("VolipWriteSet", ["VolipMachine", "CVolipWriteSet"]),
     core("VolipCommit", ["VolipWriteSet"]),
     core("VolipHeap", ["VolipCommit"]),
-    core("VolipMem", ["VolipHeap"]),
+    .target(
+      name: "VolipMem", dependencies: ["VolipHeap"],
+      // For properties that give spans.
+      swiftSettings: swiftSettings + [.enableExperimentalFeature("Lifetimes")]),
 
     .executableTarget(
       name: "VolipTool",
@@ -100,6 +104,10 @@ let package = Package(
         .product(name: "SystemPackage", package: "swift-system"),
       ],
       path: "Examples/Hashmap/Demo", swiftSettings: swiftSettings),
+
+    .executableTarget(
+      name: "collection-examples", dependencies: ["VolipMem"], path: "Examples/Collections",
+      swiftSettings: swiftSettings),
 
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(

@@ -205,10 +205,10 @@ void cvp_seal_lines(struct cvp_seal *seal, const void *lines, size_t line_count)
   lines_variant(chosen_variant, seal, NULL, lines, line_count);
 }
 
-void cvp_seal_line_without_last_word(struct cvp_seal *seal, const void *line) {
+void cvp_seal_line_without_word(struct cvp_seal *seal, const void *line, unsigned word) {
   uint64_t words[8] __attribute__((aligned(64)));
-  memcpy(words, line, 7 * sizeof words[0]);
-  words[7] = 0;
+  memcpy(words, line, sizeof words);
+  words[word & 7] = 0;
   cvp_seal_lines(seal, words, 1);
 }
 

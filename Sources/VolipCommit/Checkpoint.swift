@@ -1,6 +1,7 @@
 // Checkpoint: frees log space. Everything that the log holds is made durable in the image first.
 //
-//   1. flush the image lines that the live records name, one fence
+//   1. announced writes that are not in the image yet go there from the records
+//      flush the image lines that the live records name, one fence
 //   2. superblock copy 1 (applied lsn, tail), fence; copy 2, fence        (rule 2)
 //   3. only then the space before the tail is free
 //
@@ -13,6 +14,7 @@ extension PoolEngine {
     let redoLog = parts.redoLog
     guard !redoLog.isEmpty else { return }
     pass(.checkpoint)
+    updateAnnouncedImage(parts)
     var next = file.superblock
     next.appliedLsn = redoLog.lastLsn
     next.logTail = redoLog.head

@@ -7,6 +7,8 @@
 //   crash after the fence             the record is replayed
 //   crash in update                   the record is replayed over the half-updated image
 //
+// Announced writes are not collected, and their update waits for the checkpoint (Announced.swift).
+//
 // Runs with the gate closed and the tracker's section closed, by the thread that had the section.
 
 import Glibc
@@ -17,7 +19,7 @@ extension PoolEngine {
   func commit(_ parts: EngineParts) throws(PoolError) {
     pass(.collect)
     try collect(parts)
-    guard parts.writeSet.lineCount > 0 else { return }
+    guard parts.writeSet.lineCount > 0 || !announced.isEmpty else { return }
     pass(.collected)
     let position = try prepare(parts)
     pass(.prepared)
@@ -33,6 +35,7 @@ extension PoolEngine {
   /// Step 1: the written pages, armed again unless they are retained, then compared: a write that
   /// comes later is found by the next section.
   private func collect(_ parts: EngineParts) throws(PoolError) {
+    guard isTracking else { return parts.writeSet.removeAll() }
     let (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
     do throws(PoolError) {
       let waits = tracker.armingHasFixedCost && retention.isOn
@@ -51,6 +54,7 @@ extension PoolEngine {
     writeSet.compare(workingCopy, with: parts.image)
     retention.learn(writeSet, ticks: start.map { ticks() - $0 })
     if !isWhole(parts) { try answerFailures(parts) }
+    try audit(parts)
   }
 
   private func arm(_ writeSet: WriteSet, _ parts: EngineParts) throws(PoolError) {
@@ -61,13 +65,9 @@ extension PoolEngine {
 
   /// Step 2: file blocks for the lines and room in the log. Nothing is sealed before both are had.
   private func prepare(_ parts: EngineParts) throws(PoolError) -> UInt64 {
-    let writeSet = parts.writeSet
     do throws(PoolError) {
-      if !isRemoved(.blocksBeforeSeal) { try parts.blocks.allocate(writeSet) }
-      return try reserve(
-        parts,
-        recordBytes: RecordHeader.recordBytes(
-          extentCount: writeSet.extentCount, lineCount: writeSet.lineCount))
+      if !isRemoved(.blocksBeforeSeal) { try parts.blocks.allocate(parts.writeSet) }
+      return try reserve(parts)
     } catch {
       try rollBack(parts)
       throw error
@@ -98,18 +98,19 @@ extension PoolEngine {
   }
 
   /// Room for a record: as the log is, after a checkpoint, or at the start of an empty log.
-  private func reserve(_ parts: EngineParts, recordBytes: Int) throws(PoolError) -> UInt64 {
-    let redoLog = parts.redoLog
-    if let position = redoLog.reserve(recordBytes: recordBytes) { return position }
-    let most = file.superblock.geometry.logBytesMax
-    guard UInt64(recordBytes) <= most else {
-      throw .sectionTooLarge(neededBytes: UInt64(recordBytes), availableBytes: most)
+  private func reserve(_ parts: EngineParts) throws(PoolError) -> UInt64 {
+    let (redoLog, writeSet) = (parts.redoLog, parts.writeSet)
+    if let position = redoLog.place(writeSet, announced) { return position }
+    let recordBytes = UInt64(redoLog.recordBytes(writeSet))
+    let most = min(file.superblock.geometry.logBytesMax, RedoLog.recordBytesMax)
+    guard recordBytes <= most else {
+      throw .sectionTooLarge(neededBytes: recordBytes, availableBytes: most)
     }
     try checkpoint()
-    if let position = redoLog.reserve(recordBytes: recordBytes) { return position }
-    try restartLog(for: UInt64(recordBytes))
-    guard let position = redoLog.reserve(recordBytes: recordBytes) else {
-      throw .sectionTooLarge(neededBytes: UInt64(recordBytes), availableBytes: most)
+    if let position = redoLog.place(writeSet, announced) { return position }
+    try restartLog(for: recordBytes)
+    guard let position = redoLog.place(writeSet, announced) else {
+      throw .sectionTooLarge(neededBytes: recordBytes, availableBytes: most)
     }
     return position
   }
@@ -118,6 +119,8 @@ extension PoolEngine {
   /// from the image. Dropping the pages instead would cost a fault and a copy for each at its next
   /// write, 10 us and more in guest mode.
   func takeBack(_ parts: EngineParts) throws(PoolError) {
+    try takeAnnouncedBack(parts)
+    guard isTracking else { return }
     let (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
     writeSet.compare(workingCopy, with: parts.image)
     guard isWhole(parts) else { return try takeBackFailed(parts) }
@@ -137,6 +140,7 @@ extension PoolEngine {
   /// Puts the pages of the write set back to their image. Private copies are dropped; the pages are
   /// armed before and, because dropping takes the protection with it, after.
   func rollBack(_ parts: EngineParts) throws(PoolError) {
+    try takeAnnouncedBack(parts)
     let (tracker, writeSet) = (parts.tracker, parts.writeSet)
     do throws(PoolError) {
       // Behind a page without an image there is nothing to go back to.

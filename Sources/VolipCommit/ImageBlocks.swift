@@ -36,12 +36,19 @@ final class ImageBlocks {
 
   /// Allocates the blocks of a record's lines.
   func allocate(_ record: LogRecord) throws(PoolError) {
-    let chunkLines = UInt64(Self.chunkPages) * 64
     for index in 0..<record.header.extentCount {
       let extent = record.extent(index)
-      let last = (extent.firstLine + UInt64(extent.lineCount) - 1) / chunkLines
-      for chunk in extent.firstLine / chunkLines...last { try allocate(chunk: Int(chunk)) }
+      try allocate(
+        bytes: extent.firstLine * 64..<(extent.firstLine + UInt64(extent.lineCount)) * 64)
     }
+    try record.forEachAnnounced { (extent, _) throws(PoolError) in
+      try allocate(bytes: extent.offset..<extent.offset + UInt64(extent.byteCount))
+    }
+  }
+
+  private func allocate(bytes: Range<UInt64>) throws(PoolError) {
+    let last = (bytes.upperBound - 1) / Self.chunkBytes
+    for chunk in bytes.lowerBound / Self.chunkBytes...last { try allocate(chunk: Int(chunk)) }
   }
 
   private func allocate(chunk: Int) throws(PoolError) {

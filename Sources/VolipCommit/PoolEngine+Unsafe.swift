@@ -26,8 +26,21 @@ public struct EngineOptions: Sendable {
   /// Whether pstart looks for writes made since the last section. A retained page's are not seen:
   /// they belong to the next section.
   public var strayWriteCheck = true
+  /// Whether the tracker watches announced memory too, and a section fails that changed a byte
+  /// there without announcing it. `VOLIP_AUDIT=1` in the environment switches it on. For tests: it
+  /// costs what announcing saves.
+  public var audit = getenv("VOLIP_AUDIT").map { $0.pointee == 0x31 } ?? false
 
   public init() {}
+}
+
+/// Which writes of a section become durable.
+public enum SectionKind: Sendable {
+  /// All of them: the tracker finds those that are not announced.
+  case exclusive
+  /// Announced ones alone. Nothing is trapped, and no page is looked at; a write to other memory of
+  /// the pool is a write outside a section.
+  case announced
 }
 
 /// Counts of one handle since it was opened.
@@ -51,7 +64,7 @@ public final class PoolEngine: @unchecked Sendable {
   }
 
   private let gate: UnsafeMutablePointer<pthread_mutex_t>
-  /// One byte that reads 1 here and 0 in a forked child.
+  /// A byte that reads 1 here and 0 in a forked child, and `isTracking`.
   @usableFromInline let parentMark: UnsafeMutablePointer<UInt8>
 
   let file: PoolFile
@@ -62,6 +75,11 @@ public final class PoolEngine: @unchecked Sendable {
   @exclusivity(unchecked) private var isDoomed = false
   @exclusivity(unchecked) private(set) var watchedPages = 0
   @exclusivity(unchecked) private var statistics = SectionStatistics()
+  /// What the open section announces.
+  public let announced: AnnouncedWrites
+  /// Runs of announced pages, and how many of them were there before the open section.
+  @exclusivity(unchecked) var announcedPages: [Range<Int>] = []
+  @exclusivity(unchecked) var announcedRunsBefore = 0
 
   /// Recovers a locked pool file and maps its working copy. No page may be written before `watch`.
   public init(_ file: PoolFile, options: EngineOptions) throws(PoolError) {
@@ -74,6 +92,8 @@ public final class PoolEngine: @unchecked Sendable {
     workingCopy = try WorkingCopy.map(
       descriptor: file.descriptor, geometry: file.superblock.geometry)
     parts = try EngineParts(file, memory, workingCopy, options)
+    announced = AnnouncedWrites(
+      base: workingCopy.base, byteCount: workingCopy.pageCount * DurableMemory.pageBytes)
     gate = .allocate(capacity: 1)
     pthread_mutex_init(gate, nil)
     parentMark = try Self.makeParentMark()
@@ -90,6 +110,7 @@ public final class PoolEngine: @unchecked Sendable {
       _ = Unmanaged.passRetained(parts.memory)
       _ = Unmanaged.passRetained(workingCopy)
     }
+    announced.deallocate()
     munmap(parentMark, DurableMemory.pageBytes)
     pthread_mutex_destroy(gate)
     gate.deallocate()
@@ -100,6 +121,8 @@ public final class PoolEngine: @unchecked Sendable {
     parts.tracker.stop()  // before the new one takes the same addresses
     parts = try EngineParts(file, memory, workingCopy, options)
     try parts.tracker.watch(upTo: watchedPages)
+    announced.resize(byteCount: pageCount * DurableMemory.pageBytes)
+    for pages in workingCopy.announcedPages { try parts.tracker.release(pages) }
   }
 
   private static func makeParentMark() throws(PoolError) -> UnsafeMutablePointer<UInt8> {
@@ -131,6 +154,13 @@ public final class PoolEngine: @unchecked Sendable {
     UInt(bitPattern: cvw_thread_section()!.pointee.owner) == UInt(bitPattern: opaqueSelf)
       && parentMark.pointee == 1
   }
+
+  /// Whether the tracker follows the open section. A byte beside the parent's mark: the heap asks
+  /// in each allocation.
+  @inlinable @inline(__always)
+  public var isTracking: Bool { parentMark[1] != 0 }
+
+  func setTracking(_ value: Bool) { parentMark[1] = value ? 1 : 0 }
 
   /// Before anything that ends a section: a child that got further would scan and arm the pages of
   /// its parent, whose descriptors it has.
@@ -206,30 +236,45 @@ public final class PoolEngine: @unchecked Sendable {
   // MARK: Sections
 
   /// pstart: opens a section, or enters the one that this thread has open (flat nesting).
-  public func openSection() throws(PoolError) {
+  public func openSection(_ kind: SectionKind = .exclusive) throws(PoolError) {
     guard parentMark.pointee == 1 else { throw .forkedChild }
     let section = cvw_thread_section()!
     if section.pointee.depth > 0 {
       guard section.pointee.owner == opaqueSelf else { throw Self.otherPool }
+      if kind == .exclusive { try beginTracking() }
       section.pointee.depth += 1
       return
     }
     try lock()
-    let tracker = parts.tracker
     do throws(PoolError) {
-      if options.strayWriteCheck, tracker.mayHaveStrayWrites(), !isRemoved(.strayWriteCheck) {
-        try Self.withoutCancellation(putStrayWritesBack)
-      }
+      setTracking(false)
+      if kind == .exclusive || options.audit { try beginTracking() }
     } catch {
       unlock()
       throw error
     }
     cvw_thread_section_enroll()
     isDoomed = false
-    tracker.sectionOpened()
+    beginAnnouncing()
     section.pointee.owner = Unmanaged.passRetained(self).toOpaque()
     section.pointee.depth = 1
     pass(.sectionOpened)
+  }
+
+  private func beginAnnouncing() {
+    announced.begin(number: parts.redoLog.lastLsn + 1)
+    announcedRunsBefore = announcedPages.count
+  }
+
+  /// Lets the tracker follow the open section from here on.
+  func beginTracking() throws(PoolError) {
+    guard !isTracking else { return }
+    let tracker = parts.tracker
+    if options.strayWriteCheck, tracker.mayHaveStrayWrites(), !isRemoved(.strayWriteCheck) {
+      try Self.withoutCancellation(putStrayWritesBack)
+    }
+    tracker.sectionOpened()
+    setTracking(true)
   }
 
   /// The thread's section is over, and with it its hold on the pool.
@@ -260,9 +305,11 @@ public final class PoolEngine: @unchecked Sendable {
       throw .sectionAborted
     }
     let parts = parts
-    parts.tracker.sectionClosed()
-    defer { parts.tracker.settle(parts.writeSet) }
+    if isTracking { parts.tracker.sectionClosed() }
+    defer { if isTracking { parts.tracker.settle(parts.writeSet) } }
     try commit(parts)
+    announced.removeAll()
+    if options.audit { updateAnnouncedImage(parts) }
     count(parts.writeSet)
   }
 
@@ -282,7 +329,8 @@ public final class PoolEngine: @unchecked Sendable {
       leaveSection()
       throw error
     }
-    parts.tracker.sectionOpened()
+    if isTracking { parts.tracker.sectionOpened() }
+    beginAnnouncing()
   }
 
   /// pabort: rolls back. In a nested section the outermost `pend` does it and reports
@@ -301,11 +349,11 @@ public final class PoolEngine: @unchecked Sendable {
 
   private func endWithoutCommit() throws(PoolError) {
     let parts = parts
-    parts.tracker.sectionClosed()
-    defer { parts.tracker.settle(parts.writeSet) }
+    if isTracking { parts.tracker.sectionClosed() }
+    defer { if isTracking { parts.tracker.settle(parts.writeSet) } }
     statistics.rolledBack += 1
     do throws(PoolError) {
-      try parts.tracker.takeWritten(into: parts.writeSet)
+      if isTracking { try parts.tracker.takeWritten(into: parts.writeSet) }
     } catch {
       throw poison(error, "write set not collected")
     }
@@ -391,8 +439,12 @@ public final class PoolEngine: @unchecked Sendable {
     guard offset >= 0, byteCount >= 0, byteCount <= watchedPages * DurableMemory.pageBytes - offset
     else { throw .invalidArgument("a range outside allocated pool memory") }
     guard byteCount > 0 else { return }
+    let first = offset / DurableMemory.pageBytes
     let last = (offset + byteCount - 1) / DurableMemory.pageBytes
-    try parts.tracker.willWrite(offset / DurableMemory.pageBytes..<last + 1)
+    // Announced memory is writable, and not the tracker's.
+    guard !workingCopy.announcedPages.contains(where: { $0.contains(first) && $0.contains(last) })
+    else { return }
+    try parts.tracker.willWrite(first..<last + 1)
   }
 
   // MARK: Whole pool

@@ -105,7 +105,9 @@ package struct Recovery {
     let inLog = position % geometry.logBytes
     // SAFETY: inLog is less than logBytes, and the mapping was checked to hold the log.
     let start = UnsafeRawPointer(memory.address(Int(geometry.logOffset + inLog)))
-    guard let (header, seal) = RecordHeader.decode(from: start),
+    let decoded = RecordHeader.decode(
+      from: start, at: position, generation: superblock.generation)
+    guard let (header, seal) = decoded,
       header.generation == superblock.generation || isRemoved(.generationCheck),
       header.position == position || isRemoved(.positionCheck),
       UInt64(header.recordBytes) <= geometry.logBytes - inLog || isRemoved(.recordBounds),
@@ -191,6 +193,7 @@ package struct Recovery {
     let imageOffset = Int(geometry.imageOffset)
     try forEachRecord(of: live) { (record) throws(PoolError) in
       update(record, to: memory, imageOffset: imageOffset)
+      updateAnnounced(record, to: memory, imageOffset: imageOffset)
       if !isRemoved(.replayFlush) { flush(record, in: memory, imageOffset: imageOffset) }
       pass(.replayed)
     }

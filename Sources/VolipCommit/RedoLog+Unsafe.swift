@@ -28,9 +28,16 @@ final class RedoLog {
   @exclusivity(unchecked) private(set) var tail: UInt64 = 0
   @exclusivity(unchecked) private(set) var lastLsn: UInt64 = 0
   @exclusivity(unchecked) private var livePositions: [UInt64] = []
-  /// Header line and extents of the record in hand, aligned to lines; grows to the largest.
+  /// Live records, oldest first, whose announced writes are in the image.
+  @exclusivity(unchecked) private var updatedCount = 0
+  /// Header, announced words and extents of the record in hand, aligned to lines; grows to the
+  /// largest.
   @exclusivity(unchecked) private var staging: UnsafeMutableRawPointer
   @exclusivity(unchecked) private var stagingBytes: Int
+  /// Announced words that are staged, and where they begin: as the compact form has them if the
+  /// record has no lines.
+  @exclusivity(unchecked) private var announcedWords = 0
+  @exclusivity(unchecked) private var announcedByte = 0
 
   /// An empty log as `superblock` describes it.
   init(_ superblock: Superblock, memory: DurableMemory) {
@@ -62,7 +69,7 @@ final class RedoLog {
   func reserve(recordBytes: Int) -> UInt64? {
     precondition(recordBytes > 0 && recordBytes % DurableMemory.lineBytes == 0)
     let length = UInt64(recordBytes)
-    guard length <= bytes else { return nil }
+    guard length <= min(bytes, Self.recordBytesMax) else { return nil }
     let isWithin = head % bytes + length <= bytes
     let position = isWithin ? head : (head / bytes + 1) * bytes
     let isFree = position + roundedUp(length) <= tail + bytes
@@ -74,31 +81,43 @@ final class RedoLog {
     return (length + alignment - 1) / alignment * alignment
   }
 
-  /// The third step but for its fence: stores the sealed record of a write set at a position that
-  /// `reserve` gave.
+  /// Stages the announced writes as they are in working memory now (rule 4: what is staged is what
+  /// is sealed and stored), and finds a place for the record. Nil while there is none.
+  func place(_ writeSet: WriteSet, _ announced: AnnouncedWrites) -> UInt64? {
+    stageAnnounced(announced, at: writeSet.lineCount == 0 ? RecordHeader.compactBytes : 64)
+    if writeSet.lineCount == 0,
+      let position = reserve(
+        recordBytes: RecordHeader.compactRecordBytes(announcedWords: announcedWords)),
+      position == head
+    {
+      return position
+    }
+    return reserve(recordBytes: recordBytes(writeSet))
+  }
+
+  /// Bytes of the staged record in the general form, the larger one.
+  func recordBytes(_ writeSet: WriteSet) -> Int {
+    RecordHeader.recordBytes(
+      extentCount: writeSet.extentCount, lineCount: writeSet.lineCount,
+      announcedWords: announcedWords)
+  }
+
+  /// The third step but for its fence: stores the sealed record of a write set and of the announced
+  /// writes at the position that `place` gave.
   ///
   /// - Throws: `.memoryFailed` or `.unreadable` where a page of either side failed: without its
   ///   header there is no record.
   func append(
     _ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64
   ) throws(PoolError) -> LogRecord {
-    let extentLines = RecordHeader.extentLines(writeSet.extentCount)
-    let firstExtent = stage(writeSet, extentLines: extentLines)
-    let header = RecordHeader(
-      alignmentShift: UInt16(memory.recordAlignment.trailingZeroBitCount), generation: generation,
-      lsn: lastLsn + 1, position: position, previousEnd: head,
-      extentCount: writeSet.extentCount, lineCount: writeSet.lineCount,
-      firstExtent: firstExtent)
-    header.encode(to: staging)
-
+    let header = header(of: writeSet, at: position)
+    let staged = header.recordBytes / 64 - writeSet.lineCount
     let start = offset + Int(position % bytes)
     var seal = cvp_seal()
-    cvp_seal_begin(
-      &seal,
-      RecordHeader.seed(poolIdentity: poolIdentity, generation: generation, lsn: header.lsn))
+    cvp_seal_begin(&seal, header.seed(poolIdentity: poolIdentity))
     cvp_seal_lines(&seal, staging, 1)
-    memory.storeSealedLines(&seal, at: start + 64, from: staging + 64, count: extentLines)
-    var target = start + (1 + extentLines) * DurableMemory.lineBytes
+    memory.storeSealedLines(&seal, at: start + 64, from: staging + 64, count: staged - 1)
+    var target = start + staged * DurableMemory.lineBytes
     writeSet.forEachExtent { extent in
       let lines = workingCopy.line(extent.firstLine)
       memory.storeSealedLines(&seal, at: target, from: lines, count: extent.lineCount)
@@ -110,8 +129,7 @@ final class RedoLog {
     // SAFETY: the header's line in staging.
     if !isRemoved(.recordSeal) {
       staging.storeBytes(
-        of: cvp_seal_value(&seal).littleEndian, toByteOffset: RecordHeader.checksumByte,
-        as: UInt64.self)
+        of: cvp_seal_value(&seal).littleEndian, toByteOffset: header.sealByte, as: UInt64.self)
     }
     memory.storeLine(at: start, from: staging)
     head = header.end
@@ -120,43 +138,136 @@ final class RedoLog {
     return LogRecord(header: header, start: UnsafeRawPointer(memory.address(start)))
   }
 
-  /// Puts the extents after the first into the lines behind the staged header. Returns the first.
-  private func stage(_ writeSet: WriteSet, extentLines: Int) -> LineExtent {
-    let needed = (1 + extentLines) * DurableMemory.lineBytes
-    if needed > stagingBytes {
-      staging.deallocate()
-      stagingBytes = needed * 2
-      staging = .allocate(byteCount: stagingBytes, alignment: 64)
+  /// Stages header and extents before and behind the announced words.
+  private func header(of writeSet: WriteSet, at position: UInt64) -> RecordHeader {
+    let shift = UInt16(memory.recordAlignment.trailingZeroBitCount)
+    let header: RecordHeader
+    if position == head, writeSet.lineCount == 0 {
+      header = RecordHeader(
+        alignmentShift: shift, generation: generation, lsn: lastLsn + 1, position: position,
+        announcedWords: announcedWords)
+    } else {
+      moveAnnounced(to: 64)
+      let firstExtent = stageExtents(writeSet)
+      header = RecordHeader(
+        alignmentShift: shift, generation: generation, lsn: lastLsn + 1, position: position,
+        previousEnd: head, extentCount: writeSet.extentCount, lineCount: writeSet.lineCount,
+        firstExtent: firstExtent, announcedWords: announcedWords)
     }
-    var index = 0
+    header.encode(to: staging)
+    return header
+  }
+
+  /// What a header can count.
+  static let recordBytesMax = UInt64(RecordHeader.announcedWordsMax) * 8
+
+  // MARK: Staging
+
+  /// Makes room for `needed` staged bytes; what is staged stays.
+  @inline(__always)
+  private func extendStaging(to needed: Int) {
+    if needed > stagingBytes { growStaging(to: needed) }
+  }
+
+  @inline(never)
+  private func growStaging(to needed: Int) {
+    let larger = UnsafeMutableRawPointer.allocate(byteCount: needed * 2, alignment: 64)
+    larger.copyMemory(from: staging, byteCount: stagingBytes)
+    staging.deallocate()
+    (staging, stagingBytes) = (larger, needed * 2)
+  }
+
+  /// Puts the announced extents and their bytes to `start`, and zeros up to a whole line.
+  private func stageAnnounced(_ announced: AnnouncedWrites, at start: Int) {
+    var byte = start
+    announced.forEach { extent, source in
+      // A line for the zeros.
+      extendStaging(to: byte + 16 + extent.byteCount + DurableMemory.lineBytes)
+      // SAFETY: there is room; an announced extent lies in the working copy.
+      let target = staging + byte
+      target.storeBytes(of: extent.word.littleEndian, as: UInt64.self)
+      if extent.byteCount == 8 {
+        (target + 8).storeBytes(of: source.loadUnaligned(as: UInt64.self), as: UInt64.self)
+      } else {
+        let last = extent.words * 8
+        (target + last).storeBytes(of: 0, as: UInt64.self)
+        (target + 8).copyMemory(from: source, byteCount: extent.byteCount)
+      }
+      byte += 8 + extent.words * 8
+    }
+    announcedByte = start
+    announcedWords = (byte - start) / 8
+    // Of the record in hand only: the general form may begin with other bytes in this line.
+    let end = (byte + 63) / 64 * 64
+    (staging + byte).initializeMemory(as: UInt8.self, repeating: 0, count: end - byte)
+  }
+
+  /// Moves the announced words to where another form has them: where a record goes to the next lap,
+  /// once in a round of the log.
+  private func moveAnnounced(to start: Int) {
+    guard announcedByte != start, announcedWords > 0 else { return }
+    let end = start + announcedWords * 8
+    extendStaging(to: end + DurableMemory.lineBytes)
+    // SAFETY: both ranges are within staging.
+    (staging + start).copyMemory(from: staging + announcedByte, byteCount: announcedWords * 8)
+    let filled = (end + 63) / 64 * 64
+    (staging + end).initializeMemory(as: UInt8.self, repeating: 0, count: filled - end)
+    announcedByte = start
+  }
+
+  /// Puts the extents into the lines behind the header and the announced words, without these but
+  /// for the first, which it returns.
+  private func stageExtents(_ writeSet: WriteSet) -> LineExtent {
+    let hasFirst = announcedWords == 0
+    let start = (1 + RecordHeader.announcedLines(announcedWords)) * DurableMemory.lineBytes
+    let lines = RecordHeader.extentLines(writeSet.extentCount, announcedWords: announcedWords)
+    let end = start + lines * DurableMemory.lineBytes
+    extendStaging(to: end)
+    var byte = hasFirst ? start - 8 : start
     var first = LineExtent(firstLine: 0, lineCount: 0)
-    // SAFETY: extentCount was counted by the same walk, so words stay within `needed` bytes.
+    // SAFETY: extentCount was counted by the same walk, so words stay below `end`.
     writeSet.forEachExtent { extent in
-      if index == 0 {
+      if byte < start {
         first = extent
       } else {
-        staging.storeBytes(
-          of: extent.word.littleEndian, toByteOffset: 56 + index * 8, as: UInt64.self)
+        staging.storeBytes(of: extent.word.littleEndian, toByteOffset: byte, as: UInt64.self)
       }
-      index += 1
+      byte += 8
     }
-    precondition(index == writeSet.extentCount)
-    for filler in index..<max(index, 1 + extentLines * 8) {
-      staging.storeBytes(of: UInt64(0), toByteOffset: 56 + filler * 8, as: UInt64.self)
+    precondition(byte == start + (writeSet.extentCount - (hasFirst ? 1 : 0)) * 8)
+    for filler in stride(from: byte, to: end, by: 8) {
+      staging.storeBytes(of: UInt64(0), toByteOffset: filler, as: UInt64.self)
     }
     return first
   }
+
+  // MARK: Live records
 
   /// Calls `body` for each live record, oldest first. Their positions are remembered: a gap may
   /// hold bytes of an earlier lap that look like a header.
   func forEachLive(_ body: (LogRecord) -> Void) {
     for position in livePositions {
-      let start = UnsafeRawPointer(memory.address(offset + Int(position % bytes)))
-      guard let (header, _) = RecordHeader.decode(from: start), header.position == position else {
-        precondition(!memory.failedPages.isEmpty, "a live record of the log was overwritten")
-        return
-      }
-      body(LogRecord(header: header, start: start))
+      guard let record = liveRecord(at: position) else { return }
+      body(record)
+    }
+  }
+
+  private func liveRecord(at position: UInt64) -> LogRecord? {
+    let start = UnsafeRawPointer(memory.address(offset + Int(position % bytes)))
+    let decoded = RecordHeader.decode(from: start, at: position, generation: generation)
+    guard let (header, _) = decoded, header.position == position else {
+      precondition(!memory.failedPages.isEmpty, "a live record of the log was overwritten")
+      return nil
+    }
+    return LogRecord(header: header, start: start)
+  }
+
+  /// Calls `body` for each live record whose announced writes are not in the image yet.
+  func updateAnnounced(_ body: (LogRecord) -> Void) {
+    while updatedCount < livePositions.count {
+      guard let record = liveRecord(at: livePositions[updatedCount]) else { return }
+      body(record)
+      updatedCount += 1
     }
   }
 
@@ -164,5 +275,6 @@ final class RedoLog {
   func removeAll() {
     tail = head
     livePositions.removeAll(keepingCapacity: true)
+    updatedCount = 0
   }
 }

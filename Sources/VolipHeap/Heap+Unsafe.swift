@@ -42,7 +42,7 @@ extension Heap {
   public func reallocate(
     _ address: UnsafeRawPointer, byteCount: Int
   ) throws(PoolError) -> UnsafeMutableRawPointer {
-    guard engine.isInSection else { throw .noSection }
+    try requireWritable()
     return memory.address(try reallocate(try offset(address), byteCount: byteCount))
   }
 

@@ -17,6 +17,9 @@ public final class Heap {
   @exclusivity(unchecked) private(set) var table: PageTable
   private let segments = PageTableSegments()
   private var watchedPages: Int
+  /// First page of an arena of announced memory; nil for the pool's own heap, which is
+  /// page-tracked.
+  let arenaPage: Int?
 
   /// Pages are watched ahead of the high-water mark in steps, to save calls.
   static let watchStepPages = 256
@@ -24,6 +27,7 @@ public final class Heap {
   /// The heap of an open pool; made in a section of its own where there is none yet.
   public init(_ engine: PoolEngine) throws(PoolError) {
     self.engine = engine
+    arenaPage = nil
     memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
     header = HeapHeader(memory: memory)
     if engine.unreadablePage(in: 0..<1) != nil {
@@ -34,7 +38,7 @@ public final class Heap {
       guard engine.superblock.appliedLsn == 0 else {
         throw .damagedHeap(offset: 0, reason: "no heap header")
       }
-      try Self.format(engine, memory, segments)
+      try Self.formatPool(engine, memory, segments)
     }
     if let reason = header.contradiction(pageCount: engine.pageCount) {
       throw .damagedHeap(offset: 0, reason: reason)
@@ -48,6 +52,46 @@ public final class Heap {
       // At its old size the pool is whole; a later open finds room, perhaps.
       guard case .diskFull = error else { throw error }
     }
+  }
+
+  /// The heap of an arena: of announced memory, every store to which is announced. The open section
+  /// formats a new one.
+  init(
+    arena pages: Range<Int>, of engine: PoolEngine, isNew: Bool
+  ) throws(PoolError) {
+    self.engine = engine
+    arenaPage = pages.lowerBound
+    let start = pages.lowerBound << 12
+    memory = HeapMemory(
+      base: HeapMemory(base: engine.base, byteCount: engine.pageCount << 12).address(start),
+      byteCount: pages.count << 12, announced: engine.announced)
+    header = HeapHeader(memory: memory)
+    if isNew {
+      try engine.useAnnounced(pages.lowerBound..<pages.lowerBound + Self.pagesFirst(pages.count))
+      try Self.format(memory, pageCount: pages.count, segments)
+    }
+    if let reason = header.contradiction(pageCount: pages.count) {
+      throw .damagedHeap(offset: UInt64(start), reason: reason)
+    }
+    watchedPages = 0
+    table = try PageTable(header, in: segments)
+    try watch(upTo: header.highWater)
+  }
+
+  /// Pages that a heap of `pageCount` pages has in use when it is new.
+  static func pagesFirst(_ pageCount: Int) -> Int { 1 + PageTable.tablePages(pageCount) }
+
+  /// Pages that this heap is about.
+  var pageCount: Int { memory.byteCount >> 12 }
+
+  /// Whether the open section may change this heap, without another word.
+  @inline(__always)
+  var isWritable: Bool { engine.isInSection && (arenaPage != nil || engine.isTracking) }
+
+  /// Page-tracked metadata in a section of announced writes: the tracker follows it from here on.
+  func requireWritable() throws(PoolError) {
+    guard !isWritable else { return }
+    try engine.trackOpenSection()
   }
 
   /// Takes pages into use that the pool has grown by. A crash after the growth and before this is
@@ -76,29 +120,34 @@ public final class Heap {
     try adoptGrowth()
   }
 
-  private static func format(
+  private static func formatPool(
     _ engine: PoolEngine, _ memory: HeapMemory, _ segments: PageTableSegments
   ) throws(PoolError) {
-    let header = HeapHeader(memory: memory)
-    let pageCount = engine.pageCount
-    let tablePages = PageTable.tablePages(pageCount)
-    try engine.watch(upTo: 1 + tablePages)
+    try engine.watch(upTo: pagesFirst(engine.pageCount))
     try engine.openSection()
     do throws(PoolError) {
-      header.setPageLimit(pageCount)
-      header.setHighWater(1 + tablePages)
-      header.setPageTableCount(1)
-      PageTable.write(
-        memory, 0, PageTableSegment(firstPage: 0, pageCount: pageCount, tablePage: 1))
-      header.format()
-      let table = try PageTable(header, in: segments)
-      table.set(0, PageEntry(kind: .metadata, length: 1 + tablePages))
-      table.set(tablePages, PageEntry(kind: .largeTail, length: 1 + tablePages))
+      try format(memory, pageCount: engine.pageCount, segments)
     } catch {
       try engine.abortSection()
       throw error
     }
     try engine.closeSection()
+  }
+
+  private static func format(
+    _ memory: HeapMemory, pageCount: Int, _ segments: PageTableSegments
+  ) throws(PoolError) {
+    let header = HeapHeader(memory: memory)
+    let pages = pagesFirst(pageCount)
+    header.setPageLimit(pageCount)
+    header.setHighWater(pages)
+    header.setPageTableCount(1)
+    PageTable.write(
+      memory, 0, PageTableSegment(firstPage: 0, pageCount: pageCount, tablePage: 1))
+    header.format()
+    let table = try PageTable(header, in: segments)
+    table.set(0, PageEntry(kind: .metadata, length: pages))
+    table.set(pages - 1, PageEntry(kind: .largeTail, length: pages))
   }
 
   /// Describes the pages that the pool has grown by: their table is at their own beginning, below
@@ -142,15 +191,19 @@ public final class Heap {
   func watch(upTo pages: Int) throws(PoolError) {
     guard pages > watchedPages else { return }
     let step = Self.watchStepPages
-    let target = min((pages + step - 1) / step * step, engine.pageCount)
-    try engine.watch(upTo: target)
+    let target = min((pages + step - 1) / step * step, pageCount)
+    if let arenaPage {
+      try engine.useAnnounced(arenaPage + watchedPages..<arenaPage + target)
+    } else {
+      try engine.watch(upTo: target)
+    }
     watchedPages = target
   }
 
   // MARK: Blocks by offset
 
   func take(byteCount: Int, alignment: Int) throws(PoolError) -> Int {
-    guard engine.isInSection else { throw .noSection }
+    try requireWritable()
     guard byteCount >= 0, alignment > 0, alignment & (alignment - 1) == 0, alignment <= 4096,
       byteCount <= memory.byteCount
     else {
@@ -211,7 +264,7 @@ public final class Heap {
   }
 
   func give(_ offset: Int) throws(PoolError) {
-    guard engine.isInSection else { throw .noSection }
+    try requireWritable()
     switch try find(offset) {
     case .small(let slab): try giveBlock(offset, slab)
     case .large(let page, let entry): try freeLarge(page, entry)

@@ -19,6 +19,16 @@ public struct HeapReport: Sendable {
 
   init() {}
 
+  /// Adds the report of a part of the same pool that begins at `offset`.
+  mutating func add(_ part: HeapReport, at offset: UInt64) {
+    blocks += part.blocks.map { (PoolOffset(bytes: $0.offset.bytes + offset), $0.byteCount) }
+    freePages += part.freePages
+    usedPages += part.usedPages
+    problems += part.problems.map {
+      HeapProblem(offset: PoolOffset(bytes: $0.offset.bytes + offset), reason: $0.reason)
+    }
+  }
+
   /// A report of one problem and nothing else.
   public init(problem: String) {
     problems = [HeapProblem(offset: PoolOffset(bytes: 0), reason: problem)]
@@ -65,7 +75,7 @@ private struct HeapWalk {
   mutating func run() {
     do throws(PoolError) {
       try requireReadable(0..<1)
-      if let reason = heap.header.contradiction(pageCount: heap.engine.pageCount) {
+      if let reason = heap.header.contradiction(pageCount: heap.pageCount) {
         throw .damagedHeap(offset: 0, reason: reason)
       }
       guard try tableIsUpToDate() else {
@@ -93,7 +103,9 @@ private struct HeapWalk {
 
   /// Before pages of metadata are read: one that failed would end the process.
   private func requireReadable(_ pages: Range<Int>) throws(PoolError) {
-    if let page = heap.engine.unreadablePage(in: pages) {
+    let first = heap.arenaPage ?? 0
+    let inPool = first + pages.lowerBound..<first + pages.upperBound
+    if let page = heap.engine.unreadablePage(in: inPool).map({ $0 - first }) {
       throw .damagedHeap(offset: UInt64(page) << 12, reason: "its page cannot be read")
     }
   }
@@ -127,6 +139,9 @@ private struct HeapWalk {
     case .large:
       report.usedPages += entry.length
       report.blocks.append((PageIndex(UInt32(page)).offset, entry.length << 12))
+      try expectInside(page, entry, tail: .largeTail)
+    case .arena:  // has a check of its own
+      report.usedPages += entry.length
       try expectInside(page, entry, tail: .largeTail)
     case .metadata:
       try requireReadable(page..<page + entry.length)

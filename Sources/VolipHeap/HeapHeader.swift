@@ -12,6 +12,8 @@
 //     64   256  page tables: first page, page count, page of the table, zero (4 bytes each)
 //    320   128  free runs: for each power of two, the first free run of at least that many pages
 //    448   160  slabs: for each size class, the first slab with a free block
+//   1024     8  arena count, 0 to 128
+//   1032     8  each arena: first page, page count (4 bytes each)
 //
 // A page index of 0 means none: page 0 is this one.
 
@@ -26,6 +28,8 @@ struct HeapHeader {
   static let runBinsByte = 320
   static let runBinCount = 32
   static let slabHeadsByte = 448
+  static let arenasByte = 1024
+  static let arenasMax = 128
 
   let memory: HeapMemory
 
@@ -50,6 +54,26 @@ struct HeapHeader {
   func setHighWater(_ value: Int) { setWord(3, UInt64(value)) }
   func setPageTableCount(_ value: Int) { setWord(4, UInt64(value)) }
   func setRootPage(_ value: Int) { setWord(5, UInt64(value)) }
+
+  var arenaCount: Int {
+    Int(truncatingIfNeeded: memory.load(Self.arenasByte, as: UInt64.self))
+  }
+
+  /// The pages of an arena, as they stand there.
+  func arena(_ index: Int) -> (first: Int, count: Int) {
+    let byte = Self.arenasByte + 8 + index * 8
+    return (
+      Int(memory.load(byte, as: UInt32.self)), Int(memory.load(byte + 4, as: UInt32.self))
+    )
+  }
+
+  func appendArena(first: Int, count: Int) {
+    let index = arenaCount
+    precondition(index < Self.arenasMax)
+    memory.store(UInt32(first), Self.arenasByte + 8 + index * 8)
+    memory.store(UInt32(count), Self.arenasByte + 12 + index * 8)
+    memory.store(UInt64(index + 1), Self.arenasByte)
+  }
 
   func format() {
     setWord(1, Self.version)

@@ -5,6 +5,8 @@
 struct HeapMemory {
   let base: UnsafeMutableRawPointer
   let byteCount: Int
+  /// Where stores are announced; nil for page-tracked memory.
+  var announced: AnnouncedWrites? = nil
 
   /// Reads a word. Offsets that come from the pool are checked by the caller; this check is the
   /// last one, against our own mistakes.
@@ -20,6 +22,7 @@ struct HeapMemory {
     precondition(offset >= 0 && offset <= byteCount - MemoryLayout<T>.size)
     // SAFETY: as above, and a section is open.
     base.storeBytes(of: value.littleEndian, toByteOffset: offset, as: T.self)
+    announced?.announce(base + offset, byteCount: MemoryLayout<T>.size)
   }
 
   func address(_ offset: Int) -> UnsafeMutableRawPointer {
@@ -36,5 +39,6 @@ struct HeapMemory {
 
   func copy(from: Int, to: Int, byteCount: Int) {
     address(to).copyMemory(from: address(from), byteCount: byteCount)
+    if byteCount > 0 { announced?.announce(address(to), byteCount: byteCount) }
   }
 }

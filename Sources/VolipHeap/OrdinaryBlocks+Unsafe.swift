@@ -29,6 +29,12 @@ extension Heap {
     address.storeBytes(of: value.littleEndian, as: UInt64.self)
   }
 
+  /// Count and bitmap at once: one extent for all that a section does to a slab.
+  @inline(__always)
+  private func announceHeader(_ slab: UnsafeMutableRawPointer) {
+    memory.announced?.announce(slab, byteCount: SizeClass.bitmapByte &+ SizeClass.blocksMax / 8)
+  }
+
   @inline(__always)
   private func firstPage(_ sizeClass: Int) -> UInt32 {
     let head = memory.base + (HeapHeader.slabHeadsByte &+ sizeClass &* 4)
@@ -47,7 +53,7 @@ extension Heap {
   /// and a count.
   @usableFromInline
   func takeOrdinary(byteCount: Int) -> UnsafeMutableRawPointer? {
-    guard UInt(bitPattern: byteCount &- 1) < UInt(SizeClass.smallBytesMax), engine.isInSection
+    guard UInt(bitPattern: byteCount &- 1) < UInt(SizeClass.smallBytesMax), isWritable
     else { return nil }
     let sizeClass = SizeClass.index(byteCount)
     let shape = shapes[sizeClass]
@@ -73,6 +79,7 @@ extension Heap {
     guard index < shape.blocks else { return nil }
     setWord(bits, free & (free &- 1))
     setWord(slab, header &- 1 << 48)
+    announceHeader(slab)
     return slab + (SizeClass.slabHeaderBytes &+ index &* shape.blockBytes)
   }
 
@@ -82,7 +89,7 @@ extension Heap {
   func giveOrdinary(_ address: UnsafeRawPointer) -> Bool {
     let offset = address - UnsafeRawPointer(memory.base)
     let page = offset >> 12
-    guard engine.isInSection, let entry = table.firstSegmentEntry(page),
+    guard isWritable, let entry = table.firstSegmentEntry(page),
       let sizeClass = table.slabClass(
         page, first: word(memory.base + entry), second: word(memory.base + entry + 8)),
       sizeClass < SizeClass.count
@@ -107,6 +114,7 @@ extension Heap {
     guard old & bit == 0 else { return false }
     setWord(bits, old | bit)
     setWord(slab, header &+ 1 << 48)
+    announceHeader(slab)
     return true
   }
 }

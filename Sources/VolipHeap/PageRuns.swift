@@ -55,7 +55,7 @@ extension Heap {
     return entry
   }
 
-  private func extendHighWater(_ length: Int) throws(PoolError) -> Int {
+  func extendHighWater(_ length: Int) throws(PoolError) -> Int {
     let page = header.highWater
     guard table.pageLimit == header.pageLimit else {
       throw .damagedHeap(offset: 16, reason: "page limit differs from the page tables")

@@ -11,7 +11,7 @@
 //
 // Invariants
 // 1. Runs tile the pages below the high-water mark: a head with its length, then the next head.
-// 2. Inside a run every entry is `.interior` with length zero, but for the last of a free or large
+// 2. Inside a run every entry is `.interior` with length zero, but for the last of any other
 //    run of two pages or more (`.freeTail`, `.largeTail`, the run's length) and all of a slab
 //    (`.slabInterior`, distance to the head).
 
@@ -27,6 +27,8 @@ enum PageKind: UInt8 {
   case largeTail = 6
   /// Header, page tables, root pages.
   case metadata = 7
+  /// Announced memory, with a heap of its own (AnnouncedHeap).
+  case arena = 8
 }
 
 package struct PageEntry: Equatable {

@@ -48,7 +48,7 @@ extension Heap {
   public func addRoot(
     _ name: String, fingerprint: UInt64, byteCount: Int, alignment: Int
   ) throws(PoolError) -> Root {
-    guard engine.isInSection else { throw .noSection }
+    try requireWritable()
     guard (1...Self.rootNameBytesMax).contains(name.utf8.count) else {
       throw .invalidRootName(name)
     }
@@ -74,7 +74,7 @@ extension Heap {
   /// Takes a name away and frees its block; what the block points to is the caller's. The last
   /// root takes its place.
   public func removeRoot(_ name: String) throws(PoolError) {
-    guard engine.isInSection else { throw .noSection }
+    try requireWritable()
     let pages = try rootPages()
     for page in pages {
       for index in 0..<(try rootCount(page)) {

@@ -10,15 +10,21 @@
 private let depthMax = 16
 
 func layoutFingerprint<T>(_ type: T.Type) -> UInt64 {
-  fingerprint(of: layoutDescription(type, depth: 0))
+  fingerprint(of: layoutDescription(type))
+}
+
+func layoutDescription<T>(_ type: T.Type) -> String {
+  layoutDescription(type, depth: 0)
 }
 
 /// FNV-1a, 64 bits.
-private func fingerprint(of text: String) -> UInt64 {
+func fingerprint(of text: String) -> UInt64 {
   text.utf8.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x0000_0100_0000_01B3 }
 }
 
 private func layoutDescription(_ type: Any.Type, depth: Int) -> String {
+  // A reference is one whatever it refers to, which may be its own kind.
+  if let reference = type as? any PersistentReference.Type { return "{\(reference.layout)}" }
   var fields: [String] = []
   if depth < depthMax {
     _ = _forEachField(of: type) { name, offset, fieldType, _ in

@@ -164,6 +164,26 @@ public final class DurableMemory {
     #endif
   }
 
+  /// The same for bytes, which stand at a word.
+  @inline(__always)
+  public func updateBytes(at offset: Int, from bytes: UnsafeRawPointer, count: Int) {
+    // SAFETY: as above.
+    if count == 8, offset % 8 == 0 {
+      (base + offset).storeBytes(of: bytes.load(as: UInt64.self), as: UInt64.self)
+    } else {
+      (base + offset).copyMemory(from: bytes, byteCount: count)
+    }
+    #if VOLIP_LAB
+      observer?.didStore(Self.lines(of: offset..<offset + count), isCached: true)
+    #endif
+  }
+
+  /// The whole lines in which some bytes are.
+  @inline(__always)
+  public static func lines(of bytes: Range<Int>) -> Range<Int> {
+    bytes.lowerBound & ~(lineBytes - 1)..<(bytes.upperBound + lineBytes - 1) & ~(lineBytes - 1)
+  }
+
   /// Makes bytes durable that are only known to be readable: a killed process may have stored them
   /// and not fenced, or its msync may have failed, which leaves pages that count as clean. Durable
   /// after the next fence.

@@ -50,6 +50,9 @@ public enum PoolError: Error, Equatable, Sendable {
   case noSection
   /// Persistent memory was written between two sections. The bytes were put back.
   case writeOutsideSection(offset: UInt64)
+  /// An audit found a byte of announced memory that the section changed and did not announce. The
+  /// section was rolled back.
+  case unannouncedWrite(offset: UInt64)
   /// An operation that only the outermost section may do.
   case nestedSection
   /// A nested section was aborted, so the whole section was rolled back.
@@ -150,6 +153,9 @@ extension PoolError: CustomStringConvertible {
     case .writeOutsideSection(let offset):
       "Persistent memory was written outside a section at pool offset "
         + "0x\(String(offset, radix: 16)); the bytes were put back: write between pstart and pend."
+    case .unannouncedWrite(let offset):
+      "The section changed announced memory at pool offset 0x\(String(offset, radix: 16)) without "
+        + "announcing it: it was rolled back; announce every write, or use the collections."
     case .nestedSection: "Only the outermost section can do this."
     case .sectionAborted: "A nested section was aborted; the whole section was rolled back."
     case .forkedChild: "The pool belongs to the parent process: open it after exec or not at all."

@@ -57,3 +57,33 @@ public struct LineExtent: Equatable, Sendable {
   /// The most lines that one extent can name.
   public static let lineCountMax = 0xFFFF
 }
+
+/// Bytes of the image that follow each other, as an announced write names them.
+///
+/// On media one word: the offset of the first byte shifted left by 20, plus the count.
+public struct ByteExtent: Equatable, Sendable {
+  public var offset: UInt64
+  public var byteCount: Int
+
+  @inlinable
+  public init(offset: UInt64, byteCount: Int) {
+    self.offset = offset
+    self.byteCount = byteCount
+  }
+
+  @inlinable
+  public init(word: UInt64) {
+    offset = word >> 20
+    byteCount = Int(word & 0xF_FFFF)
+  }
+
+  @inlinable
+  public var word: UInt64 { offset << 20 | UInt64(byteCount) }
+
+  /// Words that the bytes take in a record, behind the extent's own.
+  @inlinable
+  public var words: Int { (byteCount + 7) >> 3 }
+
+  /// The most bytes that one extent can name. Offsets have 44 bits, more than a pool.
+  public static let byteCountMax = 0xF_FFFF
+}

@@ -5,7 +5,7 @@
 //
 //   byte  size  field
 //      0     8  magic "VOLIPMEM"
-//      8     4  format version, 1
+//      8     4  format version, 2
 //     12     4  superblock bytes, 256
 //     16     8  compatible features: may be ignored
 //     24     8  incompatible features: unknown bits are refused
@@ -28,7 +28,7 @@ import CVolipPersistence
 
 public struct Superblock: Equatable, Sendable {
   public static let magic: UInt64 = 0x4D45_4D50_494C_4F56  // "VOLIPMEM", little-endian
-  public static let version: UInt32 = 1
+  public static let version: UInt32 = 2
   public static let byteCount = 256
   /// Where the copies stand in the file.
   public static let copyOffsets = [0, 4096]

@@ -31,6 +31,8 @@ final class AdaptiveTracker: Tracker {
   var choice: TrackerKind { current.kind }
 
   func watch(upTo limit: Int) throws(PoolError) { try current.watch(upTo: limit) }
+  func release(_ pages: Range<Int>) throws(PoolError) { try current.release(pages) }
+  func reclaim(_ pages: Range<Int>) throws(PoolError) { try current.reclaim(pages) }
   func sectionOpened() {}
   func sectionClosed() {}
   func takeWritten(into writeSet: WriteSet) throws(PoolError) {

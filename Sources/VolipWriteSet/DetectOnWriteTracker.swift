@@ -63,17 +63,19 @@ final class DetectOnWriteTracker: GuestTracker {
       region.add(.dirty, to: retained.page(index))
     }
     region.takeListed { region.add(.dirty, to: $0) }
-    for page in 0..<limit {
-      // First: from here on a write without permission is listed.
-      region.add(.grantable, to: page)
-      let before = region.remove([.writable, .dirty, .listed], from: page)
-      // Retained, or written since the last take; only clean entries lose anything, so that no
-      // processor writes by a translation of its own. Dirty again: without it the next write is a
-      // fault once more.
-      guard before.contains(.dirty) || before.contains(.listed) else { continue }
-      region.add([.listed, .writable, .dirty], to: page)
-      self.retained.append(UInt32(page))
-    }
+    workingCopy.forEachTracked(0..<limit) { $0.forEach(adopt) }
     region.flush()
+  }
+
+  private func adopt(page: Int) {
+    // First: from here on a write without permission is listed.
+    region.add(.grantable, to: page)
+    let before = region.remove([.writable, .dirty, .listed], from: page)
+    // Retained, or written since the last take; only clean entries lose anything, so that no
+    // processor writes by a translation of its own. Dirty again: without it the next write is a
+    // fault once more.
+    guard before.contains(.dirty) || before.contains(.listed) else { return }
+    region.add([.listed, .writable, .dirty], to: page)
+    retained.append(UInt32(page))
   }
 }

@@ -33,19 +33,24 @@ final class DirtyBitsTracker: GuestTracker {
 
   @inline(__always)
   private func forEachDirty(_ body: (Int) -> Void) {
+    workingCopy.forEachTracked(0..<watched) { forEachDirty(in: $0, body) }
+  }
+
+  @inline(__always)
+  private func forEachDirty(in pages: Range<Int>, _ body: (Int) -> Void) {
     let dirty = PageTableEntry.Flags.dirty.rawValue
     // SAFETY: the first `watched` entries exist. A processor that sets a bit meanwhile is seen now
     // or in the next take.
     let entries = region.entries
-    var page = 0
-    while page + 8 <= watched {
+    var page = pages.lowerBound
+    while page + 8 <= pages.upperBound {
       let e = entries + page
       if (e[0] | e[1] | e[2] | e[3] | e[4] | e[5] | e[6] | e[7]) & dirty != 0 {
         for lane in 0..<8 where e[lane] & dirty != 0 { body(page + lane) }
       }
       page += 8
     }
-    while page < watched {
+    while page < pages.upperBound {
       if entries[page] & dirty != 0 { body(page) }
       page += 1
     }
@@ -62,12 +67,14 @@ final class DirtyBitsTracker: GuestTracker {
 
   func adopt(watched limit: Int, retained: WriteSet) {
     watched = limit
-    for page in 0..<limit {
-      // First: a page that can neither be written nor granted would be written behind our back.
-      region.add(.writable, to: page)
-      let before = region.remove([.grantable, .listed], from: page)
-      // Written since the last take.
-      if before.contains(.listed) { region.add(.dirty, to: page) }
+    workingCopy.forEachTracked(0..<limit) { pages in
+      for page in pages {
+        // First: a page that can neither be written nor granted would be written behind our back.
+        region.add(.writable, to: page)
+        let before = region.remove([.grantable, .listed], from: page)
+        // Written since the last take.
+        if before.contains(.listed) { region.add(.dirty, to: page) }
+      }
     }
     region.takeListed { region.add(.dirty, to: $0) }
     for index in 0..<retained.pageCount where retained.isRetained(index) {

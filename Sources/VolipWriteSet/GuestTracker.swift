@@ -27,6 +27,23 @@ extension GuestTracker {
     watched = limit
   }
 
+  func release(_ pages: Range<Int>) throws(PoolError) {
+    for page in pages {
+      region.add([.writable, .dirty], to: page)
+      region.remove([.grantable, .listed], from: page)
+    }
+    region.flush()
+  }
+
+  func reclaim(_ pages: Range<Int>) throws(PoolError) {
+    let rights: PageTableEntry.Flags = [.writable, .dirty, .grantable, .listed]
+    for page in pages {
+      region.add(armedFlags, to: page)
+      region.remove(rights.subtracting(armedFlags), from: page)
+    }
+    region.flush()
+  }
+
   /// A flush ends it.
   var armingHasFixedCost: Bool { true }
 

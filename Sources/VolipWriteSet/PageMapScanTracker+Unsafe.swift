@@ -83,6 +83,13 @@ public final class PageMapScanTracker: Tracker {
     cvw_trap_region_limit(guardRegion, limit)
   }
 
+  /// What protection is left goes with the first write.
+  public func release(_ pages: Range<Int>) throws(PoolError) {
+    try workingCopy.makeWritable(pages)
+  }
+
+  public func reclaim(_ pages: Range<Int>) throws(PoolError) { try arm(pages) }
+
   public func sectionOpened() {}
 
   public func sectionClosed() {}
@@ -98,7 +105,15 @@ public final class PageMapScanTracker: Tracker {
 
   private func take(into writeSet: WriteSet, arming: Bool) throws(PoolError) {
     writeSet.removeAll()
-    let range = addresses(0..<watched)
+    try workingCopy.forEachTracked(0..<watched) { pages throws(PoolError) in
+      try scan(pages, into: writeSet, arming: arming)
+    }
+  }
+
+  private func scan(
+    _ pages: Range<Int>, into writeSet: WriteSet, arming: Bool
+  ) throws(PoolError) {
+    let range = addresses(pages)
     var next = range.lowerBound
     while next < range.upperBound {
       var walked: UInt64 = 0
@@ -111,8 +126,8 @@ public final class PageMapScanTracker: Tracker {
       }
       // SAFETY: the kernel filled `found` regions, all inside the range that was asked for.
       for region in UnsafeBufferPointer(start: regions, count: found) {
-        let first = Int((region.start - range.lowerBound) / 4096)
-        for page in first..<Int((region.end - range.lowerBound) / 4096) {
+        let first = pages.lowerBound + Int((region.start - range.lowerBound) / 4096)
+        for page in first..<pages.lowerBound + Int((region.end - range.lowerBound) / 4096) {
           writeSet.append(page: page)
         }
       }

@@ -40,6 +40,13 @@ public protocol Tracker: AnyObject {
   /// Arms pages up to `limit` that were not watched yet. Writes beyond the limit are stray.
   func watch(upTo limit: Int) throws(PoolError)
 
+  /// Lets watched pages be written for good, and reports them no more: announced memory, which the
+  /// working copy knows by now.
+  func release(_ pages: Range<Int>) throws(PoolError)
+
+  /// Takes a release back: arms the pages, which equal their image.
+  func reclaim(_ pages: Range<Int>) throws(PoolError)
+
   func sectionOpened()
 
   /// After this every write of the section is known to `takeWritten`.

@@ -4,7 +4,8 @@
 // a private one. Pages are readable and not writable until a tracker watches them.
 //
 // Invariants
-// 1. Outside sections every page equals its image.
+// 1. Outside sections every page equals its image, but for announced pages, whose image may lack
+//    what live records of the log have.
 // 2. It is not inherited by forked children (rule 19).
 
 import CVolipPersistence
@@ -22,6 +23,8 @@ public final class WorkingCopy {
   public let base: UnsafeMutableRawPointer
   @exclusivity(unchecked) public private(set) var pageCount: Int
   private var isMapped = true
+  /// Pages of announced memory, ascending, which no tracker watches: runs of many pages, and few.
+  @exclusivity(unchecked) public private(set) var announcedPages: [Range<Int>] = []
   /// Pages of which what was written is lost; they have been dropped.
   @exclusivity(unchecked) package private(set) var failedPages: FailedPages
   static let pageBytes = DurableMemory.pageBytes
@@ -135,6 +138,31 @@ public final class WorkingCopy {
       throw error
     }
     pageCount = Int(geometry.pageCount)
+  }
+
+  /// Makes a run of pages announced memory: then the tracker is to release it.
+  public func addAnnounced(_ pages: Range<Int>) {
+    announcedPages.append(pages)
+    announcedPages.sort { $0.lowerBound < $1.lowerBound }
+  }
+
+  /// Takes back what the last section that was rolled back added: then the tracker is to reclaim
+  /// it.
+  public func removeAnnounced(_ pages: Range<Int>) {
+    announcedPages.removeAll { $0 == pages }
+  }
+
+  /// Calls `body` for each run of pages below `limit` that trackers watch.
+  @inline(__always)
+  func forEachTracked<Failure: Error>(
+    _ pages: Range<Int>, _ body: (Range<Int>) throws(Failure) -> Void
+  ) throws(Failure) {
+    var start = pages.lowerBound
+    for run in announcedPages where run.upperBound > start && run.lowerBound < pages.upperBound {
+      if start < run.lowerBound { try body(start..<run.lowerBound) }
+      start = run.upperBound
+    }
+    if start < pages.upperBound { try body(start..<pages.upperBound) }
   }
 
   /// The first of some pages that cannot be read, or nil: for walks through metadata.

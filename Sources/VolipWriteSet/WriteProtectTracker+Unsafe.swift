@@ -48,6 +48,12 @@ public final class WriteProtectTracker: Tracker {
     cvw_trap_region_limit(region, watched)
   }
 
+  public func release(_ pages: Range<Int>) throws(PoolError) {
+    try workingCopy.makeWritable(pages)
+  }
+
+  public func reclaim(_ pages: Range<Int>) throws(PoolError) { try arm(pages) }
+
   public func sectionOpened() {
     // The program may have installed a handler of its own since: ours goes in front of it.
     _ = cvw_trap_handler_install()
@@ -85,7 +91,7 @@ public final class WriteProtectTracker: Tracker {
       // No mapping is left to split one. As one mapping again the whole pool takes none; retained
       // pages are armed with it, and stay in the list, so that they are compared all the same.
       guard error == .system(operation: "mprotect", errorNumber: ENOMEM) else { throw error }
-      try workingCopy.makeReadOnly(0..<watched)
+      try workingCopy.forEachTracked(0..<watched, workingCopy.makeReadOnly)
     }
     for page in pages { cvw_trap_region_forget(region, UInt32(page)) }
   }

@@ -72,9 +72,24 @@ public final class WriteSet {
   private func countLines() {
     var lines = 0
     for index in 0..<pageCount { lines += changedLines[index].nonzeroBitCount }
+    counts.lines = lines
     var extents = 0
     forEachExtent { _ in extents += 1 }
-    (counts.lines, counts.extents) = (lines, extents)
+    counts.extents = extents
+  }
+
+  /// Takes the changed lines of the pages that `include` says out of the set, ascending.
+  public func takeChanges(ofPages include: (_ page: Int) -> Bool) -> [LineExtent] {
+    var taken: [LineExtent] = []
+    for index in 0..<pageCount where changedLines[index] != 0 && include(page(index)) {
+      let mask = changedLines[index]
+      for line in 0..<64 where mask >> line & 1 != 0 {
+        taken.append(LineExtent(firstLine: UInt64(page(index) * 64 + line), lineCount: 1))
+      }
+      changedLines[index] = 0
+    }
+    countLines()
+    return taken
   }
 
   /// Calls `body` for each run of changed lines in ascending order.

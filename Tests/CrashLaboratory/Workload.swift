@@ -149,6 +149,22 @@ public final class LaboratoryPool {
     try step { try $0.section(body) }
   }
 
+  /// A section of announced writes alone.
+  public func announcedSection(_ body: (inout Section) throws -> Void) throws {
+    try step { try $0.section(.announced, body) }
+  }
+
+  /// A persistent array of so many zeros.
+  public func array(of count: Int) throws -> Ref<PersistentArray<UInt64>> {
+    var made: Ref<PersistentArray<UInt64>>?
+    try section { section in
+      made = try section.pool.root("array", in: &section) { section in
+        try PersistentArray(repeatElement(0, count: count), in: &section)
+      }
+    }
+    return made!
+  }
+
   /// A section that changes nothing, because its body throws at the end.
   public func abortedSection(_ body: (inout Section) throws -> Void) throws {
     struct Aborted: Error {}

@@ -5,7 +5,60 @@ extension Workload {
   /// All of them, for tests, `make test-crash` and `make test-crash-long` alike.
   public static let all: [Workload] = onCacheLines + onCacheLines.map(\.onMsync)
 
-  private static let onCacheLines: [Workload] = writes + logs + sections + files + heaps
+  private static let onCacheLines: [Workload] =
+    writes + logs + sections + files + heaps + collections
+
+  // MARK: Announced writes
+
+  private static let collections = [
+    Workload("announced writes") { lab in
+      let array = try lab.array(of: 200)
+      for _ in 0..<25 {
+        try lab.announcedSection { section in
+          for _ in 0..<lab.random(1...6) {
+            array.value.set(lab.random(0...199), to: lab.random(), in: &section)
+          }
+        }
+      }
+    },
+    Workload("announced writes and others in one record") { lab in
+      let words = try lab.words(4 * 512)
+      let array = try lab.array(of: 100)
+      for round in 0..<20 {
+        try lab.section { section in
+          lab.scatter(lab.random(0...4), in: words)
+          for _ in 0..<lab.random(0...3) {
+            array.value.set(lab.random(0...99), to: lab.random(), in: &section)
+          }
+        }
+        guard round % 4 == 3 else { continue }
+        try lab.abortedSection { section in
+          lab.scatter(2, in: words)
+          array.value.set(lab.random(0...99), to: lab.random(), in: &section)
+        }
+      }
+    },
+    Workload("a sorted dictionary grows and shrinks") { lab in
+      var made: Ref<PersistentSortedDictionary<UInt64, UInt64>>?
+      try lab.section { section in
+        made = try section.pool.root("sorted", in: &section) { section in
+          try PersistentSortedDictionary(in: &section)
+        }
+      }
+      for round in 0..<24 {
+        try lab.announcedSection { section in
+          for _ in 0..<lab.random(1...20) {
+            let key = lab.random() % 150
+            if round % 12 < 6 {
+              try made!.value.updateValue(key, forKey: key, in: &section)
+            } else {
+              try made!.value.removeValue(forKey: key, in: &section)
+            }
+          }
+        }
+      }
+    },
+  ]
 
   // MARK: Which bytes
 

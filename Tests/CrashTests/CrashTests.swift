@@ -28,6 +28,28 @@ import VolipMem
   }
 }
 
+/// The same for collections: a dictionary, an array and a tracked word that sections change
+/// together.
+@Suite struct CollectionKillTests {
+  @Test(arguments: [true, false])
+  func noAcknowledgedSectionIsLostAndNoneIsHalfDone(isAudited: Bool) async throws {
+    var generator = SeededGenerator.forTest("collection kills \(isAudited)")
+    let directory = TemporaryDirectory()
+    let path = directory.file("ledger.pool")
+    var acknowledged: UInt64 = 0
+    for kill in 0..<16 {
+      let sections = UInt64.random(in: 0...(isAudited ? 200 : 3000), using: &generator)
+      let arguments = ["collection-work", path] + (isAudited ? ["audit"] : [])
+      let last = try await workAndKill(sections, arguments)
+      guard kill > 0 || (last ?? 0) > 0 else { continue }
+      acknowledged = max(acknowledged, try #require(last))
+      let audit = try await Helper.run("volip-test-helper", ["collection-audit", path])
+      acknowledged = try transfersFound(by: audit, kill: kill, acknowledged: acknowledged)
+    }
+    #expect(acknowledged > 0)
+  }
+}
+
 /// How many transfers an audit found: all that were acknowledged, one more at most, none half done.
 func transfersFound(
   by audit: Helper.Outcome, kill: Int, acknowledged: UInt64
@@ -45,11 +67,18 @@ func transfersFound(
 func transferAndKill(
   _ count: UInt64, _ path: String, _ kind: TrackerKind, environment: [String: String] = [:]
 ) async throws -> UInt64? {
+  try await workAndKill(count, ["transfer", path, kind.rawValue], environment: environment)
+}
+
+/// The same for any verb of the helper that prints numbers of 8 bytes.
+func workAndKill(
+  _ count: UInt64, _ arguments: [String], environment: [String: String] = [:]
+) async throws -> UInt64? {
   let overrides = Dictionary(
     uniqueKeysWithValues: environment.map { (Environment.Key(stringLiteral: $0), Optional($1)) })
   let result = try await Subprocess.run(
     .path(FilePath("\(Helper.productDirectory)/volip-test-helper")),
-    arguments: ["transfer", path, kind.rawValue],
+    arguments: Arguments(arguments),
     environment: .inherit.updating(overrides), input: .none, output: .sequence, error: .discarded
   ) { execution in
     var bytes: [UInt8] = []

@@ -29,6 +29,27 @@ import VolipMem
     #expect(acknowledged > 0)
   }
 
+  /// Announced memory is released by the guest's trackers, and not looked at.
+  @Test(arguments: TrackerKind.guestKinds)
+  func aKillInGuestModeLosesNoCollection(_ kind: TrackerKind) async throws {
+    var generator = SeededGenerator.forTest("guest collections \(kind.rawValue)")
+    var acknowledged: UInt64 = 0
+    for kill in 0..<6 {
+      let sections = UInt64.random(in: 1...1500, using: &generator)
+      let last = try #require(
+        try await workAndKill(
+          sections, ["collection-work", path, kind.rawValue],
+          environment: Guest.environment(Guest.physicalBits[0])))
+      acknowledged = max(acknowledged, last)
+      let audit =
+        kill % 2 == 0
+        ? try await Helper.run("volip-test-helper", ["collection-audit", path])
+        : try await Guest.run("collection-audit", [path])
+      acknowledged = try transfersFound(by: audit, kill: kill, acknowledged: acknowledged)
+    }
+    #expect(acknowledged > 0)
+  }
+
   /// What has a test of its own on the host holds in the guest as well.
   @Test(arguments: [
     ("cancelled-commit", "cancelled true memory 2\n"),

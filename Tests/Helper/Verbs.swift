@@ -15,6 +15,7 @@ let verbs: [String: @Sendable ([String]) throws -> Void] = [
 ].merging(hostileVerbs) { _, second in second }
   .merging(survivalVerbs) { _, second in second }
   .merging(guestVerbs) { _, second in second }
+  .merging(collectionVerbs) { _, second in second }
 
 /// Opens a pool, says so, and keeps it open until standard input ends.
 func hold(_ arguments: [String]) throws {

@@ -55,9 +55,10 @@ import Testing
 
   @Test func aForeignVersionIsRefused() async throws {
     var pool = try await CraftedPool.make(in: directory, sections: 0)
-    for copy in Superblock.copyOffsets { pool.bytes[copy + 8] = 2 }
+    for copy in Superblock.copyOffsets { pool.bytes[copy + 8] = 9 }
     let (path, error) = pool.refusal(in: directory)
-    #expect(error == .foreignVersion(path: path, fileOffset: 8, found: 2, supported: 1))
+    #expect(
+      error == .foreignVersion(path: path, fileOffset: 8, found: 9, supported: Superblock.version))
     #expect(error?.exitCode == 6)
   }
 

@@ -7,6 +7,9 @@ import Testing
 /// A pool without a heap, and a model of its bytes.
 final class EnginePool {
   static let watchedPages = 64
+  /// Where announced memory is in a pool that has any.
+  static let announcedBytes = 40 * 4096..<64 * 4096
+  let announces: Bool
   let directory = TemporaryDirectory()
   let path: String
   let engine: PoolEngine
@@ -15,8 +18,10 @@ final class EnginePool {
 
   init(
     fileBytes: UInt64 = 2 << 20, logBytes: UInt64? = 64 << 10, logBytesMax: UInt64? = nil,
-    tracker: TrackerKind? = nil, retention: Bool = true, persistence: PersistencePath = .cacheLines
+    tracker: TrackerKind? = nil, retention: Bool = true,
+    persistence: PersistencePath = .cacheLines, announces: Bool = false, audit: Bool = false
   ) throws {
+    self.announces = announces
     path = directory.file("engine.pool")
     var geometry = try PoolGeometry(
       fileBytes: fileBytes, logBytes: logBytes, logBytesMax: logBytesMax)
@@ -24,8 +29,14 @@ final class EnginePool {
     options.persistencePath = persistence
     options.tracker = tracker
     options.retention = retention
+    options.audit = audit
     engine = try Self.create(path, &geometry, options)
     try engine.watch(upTo: Self.watchedPages)
+    if announces {
+      let pages = Self.announcedBytes.lowerBound / 4096..<Self.announcedBytes.upperBound / 4096
+      try engine.useAnnounced(pages)
+      try engine.addAnnounced(pages)
+    }
     committed = [UInt8](repeating: 0, count: Self.watchedPages * 4096)
   }
 
@@ -62,16 +73,42 @@ final class EnginePool {
       let first = Int.random(in: 0..<size / 2, using: &generator)
       let count = Int.random(in: 1...12_000, using: &generator)
       for offset in first..<first + count { bytes[offset] = generator.next() as UInt8 }
+      announce(first..<first + count)
     default:
       for _ in 0..<Int.random(in: 0...40, using: &generator) {
-        bytes[Int.random(in: 0..<size, using: &generator)] = generator.next() as UInt8
+        let offset = Int.random(in: 0..<size, using: &generator)
+        bytes[offset] = generator.next() as UInt8
+        announce(offset..<offset + 1)
       }
     }
   }
 
+  /// Announces what of a range is announced memory.
+  func announce(_ range: Range<Int>) {
+    let part = range.clamped(to: Self.announcedBytes)
+    guard announces, !part.isEmpty else { return }
+    engine.announced.announce(engine.base + part.lowerBound, byteCount: part.count)
+  }
+
+  /// Writes announced memory like a program with collections: extents of all lengths, some again.
+  func scribbleAnnounced(using generator: inout SeededGenerator) {
+    for _ in 0..<Int.random(in: 0...30, using: &generator) {
+      let longest = Int.random(in: 0..<8, using: &generator) == 0 ? 9000 : 40
+      let count = Int.random(in: 1...longest, using: &generator)
+      let area = Self.announcedBytes
+      let first = Int.random(in: area.lowerBound...area.upperBound - count, using: &generator)
+      let announcesFirst = Bool.random(using: &generator)
+      if announcesFirst { announce(first..<first + count) }
+      for offset in first..<first + count { bytes[offset] = generator.next() as UInt8 }
+      if !announcesFirst || Bool.random(using: &generator) { announce(first..<first + count) }
+    }
+  }
+
   func commitScribbles(using generator: inout SeededGenerator) throws {
-    try engine.openSection()
-    scribble(using: &generator)
+    let isAnnounced = announces && Bool.random(using: &generator)
+    try engine.openSection(isAnnounced ? .announced : .exclusive)
+    if announces { scribbleAnnounced(using: &generator) }
+    if !isAnnounced { scribble(using: &generator) }
     let next = current
     try engine.closeSection()
     committed = next

@@ -35,7 +35,7 @@ import Testing
     }
     #expect(bytes.count == 256)
     #expect(String(decoding: bytes[..<8], as: UTF8.self) == "VOLIPMEM")
-    #expect(bytes[8..<12].elementsEqual([1, 0, 0, 0]))
+    #expect(bytes[8..<12].elementsEqual([2, 0, 0, 0]))
     #expect(bytes[12..<16].elementsEqual([0, 1, 0, 0]))
     let geometry = superblock.geometry
     let table: [(byte: Int, value: UInt64)] = [
@@ -75,7 +75,7 @@ import Testing
       let expected: Superblock.Refusal =
         switch bit / 8 {
         case 0..<8: .noMagic
-        case 8..<12: .version(1 ^ 1 << UInt32(bit - 64))
+        case 8..<12: .version(Superblock.version ^ 1 << UInt32(bit - 64))
         default: .checksum
         }
       #expect(throws: expected) { try Superblock.decode(flipped) }

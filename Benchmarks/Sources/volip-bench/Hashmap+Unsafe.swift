@@ -14,6 +14,15 @@ struct HashmapOptions: ParsableArguments {
   @Flag(inversion: .prefixedNo, help: "Measure 95 % lookups, 5 % sections of one update too.")
   var mix = true
 
+  @Flag(inversion: .prefixedNo, help: "Measure PersistentDictionary too.")
+  var dictionary = true
+
+  @Flag(inversion: .prefixedNo, help: "Measure the page-tracked map too.")
+  var pools = true
+
+  @Flag(inversion: .prefixedNo, help: "Measure libpmemobj's transactions and LMDB too.")
+  var peers = true
+
   @Flag(inversion: .prefixedNo, help: "Measure the volatile map too; without it for profiles.")
   var volatile = true
 
@@ -53,7 +62,9 @@ func hashmapBenchmark(
   let cases = options.batch.map { WorkloadCase.update(batch: $0) } + (options.mix ? [.mix95] : [])
   let contenders =
     (options.volatile ? [try volatileContender(keyCount)] : [])
-    + (try configurations.map {
+    + (options.dictionary ? [try dictionaryContender(keyCount)] : [])
+    + (options.peers ? try peerContenders(keyCount) : [])
+    + (try (options.pools ? configurations : []).map {
       try $0.isGuest ? guestContender(keyCount, $0) : poolContender(keyCount, $0)
     })
   var measurements = contenders.map { contender in
@@ -94,14 +105,19 @@ private func volatileContender(_ keyCount: Int) throws -> Contender {
   let memory = VolatileMemory()
   var map = try HashMap(capacity: keyCount, in: memory)
   for index in 0..<UInt64(keyCount) { try map.insert(key(index), index, in: memory) }
+  return contender("volatile", ChainedMap(map: map, sections: NoSections()), keyCount)
+}
+
+/// A system without trackers.
+func contender(_ system: String, _ map: some MeasuredMap, _ keyCount: Int) -> Contender {
   var workload = Workload(map, keyCount: keyCount, seed: 0x5EED)
   return Contender(
     label: { measurement in
       var result = measurement
-      result.system = "volatile"
+      result.system = system
       return result
     },
-    sample: { try workload.rate($0, NoSections(), for: $1) })
+    sample: { try workload.rate($0, for: $1) })
 }
 
 /// 32 bytes a node and 8 to 16 a bucket, the log (its first size is 1/32 of the file), and air.
@@ -126,8 +142,9 @@ func poolContender(
     }
   }
   // SAFETY: the root stays where it is and its buckets do not move: nothing is inserted any more.
-  var workload = Workload(root.pointee, keyCount: keyCount, seed: 0x5EED)
+  let map = ChainedMap(map: root.pointee, sections: PoolSections(pool: pool))
+  var workload = Workload(map, keyCount: keyCount, seed: 0x5EED)
   return Contender(
     label: { $0.with(configuration) },
-    sample: { try workload.rate($0, PoolSections(pool: pool), for: $1) })
+    sample: { try workload.rate($0, for: $1) })
 }

@@ -6,7 +6,8 @@ struct VolipBench: ParsableCommand {
     commandName: "volip-bench",
     abstract: "Measures volipmem on this machine. Figures are medians of interleaved repetitions.",
     subcommands: [
-      Hashmap.self, Open.self, Replay.self, Allocate.self, LoggedBytes.self, All.self, FillLog.self,
+      Hashmap.self, Collections.self, Open.self, Replay.self, Allocate.self, LoggedBytes.self,
+      All.self, FillLog.self,
       GuestPeerCommand.self, Primitives.self,
     ])
 }
@@ -22,6 +23,7 @@ struct All: ParsableCommand {
   func run() throws {
     let report = Report(json: runOptions.json)
     report.show(try hashmapBenchmark(runOptions, configurations.list, hashmap))
+    report.show(try collectionsBenchmark(runOptions))
     report.show(try openBenchmark(runOptions))
     report.show(try replayBenchmark(runOptions))
     report.show(try allocateBenchmark(runOptions, configurations.list))

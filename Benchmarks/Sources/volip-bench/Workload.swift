@@ -7,6 +7,14 @@
 import PersistentHashmap
 import VolipMem
 
+/// A map of one system.
+protocol MeasuredMap {
+  /// Gives `count` drawn keys new values in one section; returns how many were not there.
+  mutating func update(_ count: Int, _ draw: inout Draw) throws -> Int
+
+  func value(of key: UInt64) -> UInt64?
+}
+
 /// How a system brackets updates.
 protocol SectionRunner {
   func section(_ body: () throws -> Void) throws
@@ -67,34 +75,62 @@ struct FastGenerator: RandomNumberGenerator {
   }
 }
 
-struct Workload {
-  let map: HashMap
+/// Draws keys and values.
+struct Draw {
   let keyCount: UInt64
   var generator: FastGenerator
+
+  @inline(__always)
+  mutating func nextKey() -> UInt64 { key(generator.below(keyCount)) }
+
+  @inline(__always)
+  mutating func nextValue() -> UInt64 { generator.next() }
+}
+
+/// The examples' hash map, in a pool or not.
+struct ChainedMap<Sections: SectionRunner>: MeasuredMap {
+  let map: HashMap
+  let sections: Sections
+
+  @inline(__always)
+  mutating func update(_ count: Int, _ draw: inout Draw) throws -> Int {
+    var missed = 0
+    try sections.section {
+      for _ in 0..<count where !map.update(draw.nextKey(), to: draw.nextValue()) { missed += 1 }
+    }
+    return missed
+  }
+
+  @inline(__always)
+  func value(of key: UInt64) -> UInt64? { map[key] }
+}
+
+struct Workload<Map: MeasuredMap> {
+  var map: Map
+  var draw: Draw
   /// Uses what lookups find, so that they are not optimized away.
   private(set) var sum: UInt64 = 0
   private(set) var missed = 0
 
-  init(_ map: HashMap, keyCount: Int, seed: UInt64) {
+  init(_ map: Map, keyCount: Int, seed: UInt64) {
     self.map = map
-    self.keyCount = UInt64(keyCount)
-    generator = FastGenerator(seed: seed)
+    draw = Draw(keyCount: UInt64(keyCount), generator: FastGenerator(seed: seed))
   }
 
   /// Operations between two looks at the clock: 6 us on the fastest system, 50 ms on the slowest.
-  static let operationsBetweenLooks = 256
+  static var operationsBetweenLooks: Int { 256 }
 
   /// Operations a second over about `duration` seconds.
   mutating func rate(
-    _ workloadCase: WorkloadCase, _ sections: some SectionRunner, for duration: Double
+    _ workloadCase: WorkloadCase, for duration: Double
   ) throws -> Double {
     let looks = max(Self.operationsBetweenLooks / workloadCase.batch, 1)
     let (runs, seconds) = try repeated(for: duration) {
       switch workloadCase {
       case .update(let batch):
-        for _ in 0..<looks { try sections.section { update(batch) } }
+        for _ in 0..<looks { missed += try map.update(batch, &draw) }
       case .mix95:
-        for _ in 0..<looks { try mixedOperation(sections) }
+        for _ in 0..<looks { try mixedOperation() }
       }
     }
     guard missed == 0 else { throw BenchError("\(missed) keys were not found") }
@@ -102,20 +138,13 @@ struct Workload {
   }
 
   @inline(__always)
-  private mutating func update(_ count: Int) {
-    for _ in 0..<count {
-      let index = generator.below(keyCount)
-      if !map.update(key(index), to: generator.next()) { missed += 1 }
-    }
-  }
-
-  @inline(__always)
-  private mutating func mixedOperation(_ sections: some SectionRunner) throws {
-    if generator.below(100) < 5 {
-      try sections.section { update(1) }
+  private mutating func mixedOperation() throws {
+    if draw.generator.below(100) < 5 {
+      missed += try map.update(1, &draw)
+    } else if let value = map.value(of: draw.nextKey()) {
+      sum &+= value
     } else {
-      let index = generator.below(keyCount)
-      if let value = map[key(index)] { sum &+= value } else { missed += 1 }
+      missed += 1
     }
   }
 }

@@ -54,8 +54,8 @@ void cvp_seal_lines(struct cvp_seal *seal, const void *lines, size_t line_count)
 void cvp_seal_lines_variant(enum cvp_variant variant, struct cvp_seal *seal, const void *lines,
                             size_t line_count);
 
-/// Adds one line with its last word taken as zero.
-void cvp_seal_line_without_last_word(struct cvp_seal *seal, const void *line);
+/// Adds one line with one of its words, 0 to 7, taken as zero.
+void cvp_seal_line_without_word(struct cvp_seal *seal, const void *line, unsigned word);
 
 /// Adds lines as cvp_seal_lines does and stores the very bytes it added to `target` with
 /// non-temporal stores. Both are aligned to 64 bytes and do not overlap.
@@ -137,6 +137,11 @@ static inline uint64_t cvp_mix(uint64_t word) {
   word ^= word >> 27;
   word *= 0x94D049BB133111EBull;
   return word ^ (word >> 31);
+}
+
+/// Asks for the line of an address that is about to be written.
+static inline void cvp_prefetch(const void *address) {
+  __builtin_prefetch(address, 1, 3);
 }
 
 /// Time-stamp counter, for costs that are compared with each other and never reported as time.

@@ -1,0 +1,194 @@
+// AnnouncedHeap: the memory of the collections, whose every write is announced.
+//
+// It consists of arenas: runs of pages of the pool's own heap, each a heap of its own, with its own
+// header and page table in its first pages. So no page has both kinds of memory, and an allocation
+// writes announced memory only.
+//
+//   pool's heap   [ header | page table | ... | arena 0        | ... | arena 1              | ... ]
+//   arena                                      [ header | page table | slabs, runs ]
+//
+// Invariants
+// 1. Arenas lie above what was the high-water mark: no tracker has anything to say about them.
+// 2. An arena is never given back. The list of them is in the pool's heap header.
+//
+// SAFETY: the quick arena is one of those that the heap has, and none of a section that was rolled
+// back; addresses are only compared and turned into offsets.
+//
+// Threads: as for Heap.
+
+public final class AnnouncedHeap {
+  public let engine: PoolEngine
+  private let pool: Heap
+  @exclusivity(unchecked) private var arenas: [Heap] = []
+  /// The arena that had room last.
+  @exclusivity(unchecked) private var current: Unmanaged<Heap>?
+  /// Of the announced writes, when `arenas` was read.
+  @exclusivity(unchecked) private var restoreCount: Int
+
+  /// 1 MiB; each arena is twice as large as the one before, up to 1 GiB.
+  static let arenaPagesMin = 256
+  static let arenaPagesMax = 1 << 18
+  /// More than the 32 pages over which the write-protect tracker arms at once: so no run that it
+  /// arms reaches over an arena.
+  static let arenaPagesLeast = 40
+
+  /// Finds the arenas that the pool has.
+  public init(_ pool: Heap) throws(PoolError) {
+    self.pool = pool
+    engine = pool.engine
+    restoreCount = engine.announced.restoreCount
+    for index in 0..<(try arenaCount()) {
+      let pages = try arenaPages(index)
+      try engine.addAnnounced(pages)
+      arenas.append(try Heap(arena: pages, of: engine, isNew: false))
+    }
+    current = arenas.last.map { Unmanaged.passUnretained($0) }
+  }
+
+  private func arenaCount() throws(PoolError) -> Int {
+    let count = pool.header.arenaCount
+    guard count >= 0, count <= HeapHeader.arenasMax else {
+      throw .damagedHeap(offset: UInt64(HeapHeader.arenasByte), reason: "arena count")
+    }
+    return count
+  }
+
+  private func arenaPages(_ index: Int) throws(PoolError) -> Range<Int> {
+    let (first, count) = pool.header.arena(index)
+    guard first > 0, count >= Self.arenaPagesLeast, count <= pool.header.highWater - first,
+      try pool.table[first] == PageEntry(kind: .arena, length: count)
+    else {
+      throw .damagedHeap(
+        offset: UInt64(HeapHeader.arenasByte + 8 + index * 8), reason: "arena \(index)")
+    }
+    return first..<first + count
+  }
+
+  /// What the fast path may use.
+  @inline(__always)
+  var quickArena: Unmanaged<Heap>? {
+    restoreCount == engine.announced.restoreCount ? current : nil
+  }
+
+  /// After a rollback: arenas that the section made are gone.
+  private func forgetArenasRolledBack() {
+    guard restoreCount != engine.announced.restoreCount else { return }
+    restoreCount = engine.announced.restoreCount
+    let count = pool.header.arenaCount
+    if arenas.count > count { arenas.removeLast(arenas.count - count) }
+    current = arenas.last.map { Unmanaged.passUnretained($0) }
+  }
+
+  // MARK: Blocks
+
+  /// The arena that an address is in.
+  ///
+  /// - Throws: `.notAllocated`, or `.invalidArgument` for an address outside the pool.
+  func arena(of address: UnsafeRawPointer) throws(PoolError) -> Heap {
+    forgetArenasRolledBack()
+    for arena in arenas where arena.memory.offset(address) != nil { return arena }
+    guard let offset = pool.memory.offset(address) else {
+      throw .invalidArgument("an address outside the pool")
+    }
+    throw .notAllocated(offset: UInt64(offset))
+  }
+
+  /// An arena in which `body` finds room.
+  func withRoom<Result>(
+    byteCount: Int, _ body: (Heap) throws(PoolError) -> Result
+  ) throws(PoolError) -> Result {
+    guard engine.isInSection else { throw .noSection }
+    guard byteCount >= 0, byteCount <= pool.memory.byteCount else {
+      throw .invalidArgument("\(byteCount) bytes")
+    }
+    forgetArenasRolledBack()
+    for arena in arenas.reversed() where byteCount < arena.memory.byteCount {
+      do throws(PoolError) {
+        let result = try body(arena)
+        current = Unmanaged.passUnretained(arena)
+        return result
+      } catch {
+        guard case .poolFull = error else { throw error }
+      }
+    }
+    let arena = try addArena(byteCount: byteCount)
+    let result = try body(arena)
+    current = Unmanaged.passUnretained(arena)
+    return result
+  }
+
+  /// A new arena with room for a block of `byteCount` bytes, as large as the pool allows.
+  private func addArena(byteCount: Int) throws(PoolError) -> Heap {
+    try engine.trackOpenSection()
+    let count = try arenaCount()
+    let block = (byteCount + 4095) >> 12
+    let needed = block + Heap.pagesFirst(block + 8) + 8
+    let left = pool.table.pageLimit - pool.header.highWater
+    guard count < HeapHeader.arenasMax, max(needed, Self.arenaPagesLeast) <= left else {
+      throw .poolFull(
+        requestedBytes: UInt64(byteCount), availableBytes: UInt64(max(left - 9, 0)) << 12)
+    }
+    let wanted = min(Self.arenaPagesMin << min(count, 20), Self.arenaPagesMax, left / 2)
+    let length = max(wanted, needed, Self.arenaPagesLeast)
+    let first = try pool.extendHighWater(length)
+    pool.markRun(first, length: length, .arena)
+    pool.header.appendArena(first: first, count: length)
+    try engine.addAnnounced(first..<first + length)
+    let arena = try Heap(arena: first..<first + length, of: engine, isNew: true)
+    arenas.append(arena)
+    return arena
+  }
+
+  // MARK: Whole
+
+  /// Adds what is wrong with the arenas, and their blocks, to a report of the pool's heap.
+  public func check(into report: inout HeapReport) {
+    forgetArenasRolledBack()
+    guard arenas.count == pool.header.arenaCount else {
+      let offset = UInt64(HeapHeader.arenasByte)
+      report.add(HeapReport(problem: "arenas differ from those in use"), at: offset)
+      return
+    }
+    for arena in arenas { report.add(arena.check(), at: UInt64(arena.arenaPage!) << 12) }
+  }
+}
+
+extension AnnouncedHeap {
+  /// Memory for `byteCount` bytes, aligned to `alignment` (a power of two up to 4,096), with any
+  /// content, of which nothing is announced.
+  ///
+  /// - Throws: `.poolFull`, `.noSection`, `.damagedHeap`.
+  public func allocate(
+    byteCount: Int, alignment: Int = 16
+  ) throws(PoolError) -> UnsafeMutableRawPointer {
+    if alignment <= 16, let arena = quickArena {
+      let block = arena._withUnsafeGuaranteedRef { $0.takeOrdinary(byteCount: byteCount) }
+      if let block { return block }
+    }
+    return try withRoom(byteCount: byteCount) { (arena) throws(PoolError) in
+      try arena.takeAddress(byteCount: byteCount, alignment: alignment)
+    }
+  }
+
+  /// Gives a block back.
+  ///
+  /// - Throws: `.notAllocated` for anything but the start of an allocated block.
+  public func deallocate(_ address: UnsafeRawPointer) throws(PoolError) {
+    if let arena = quickArena, arena._withUnsafeGuaranteedRef({ $0.giveOrdinary(address) }) {
+      return
+    }
+    let arena = try arena(of: address)
+    if arena.giveOrdinary(address) { return }
+    do throws(PoolError) {
+      try arena.giveAddress(address)
+    } catch {
+      guard case .notAllocated(let offset) = error else { throw error }
+      throw .notAllocated(offset: offset + UInt64(arena.arenaPage!) << 12)
+    }
+  }
+
+  /// Bytes that may be used at an allocated block's address.
+  public func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
+    try arena(of: address).usableBytes(address)
+  }
+}

@@ -76,6 +76,8 @@ static enum kind kind_of(uint64_t descriptor) {
 static long judge_written(const struct attempt *it, long result, bool asked_not_to_wait,
                           uint64_t *progress) {
   uint64_t wanted = it->arguments[2];
+  if (result == -EINPROGRESS && !asked_not_to_wait)  // a connection that is opened by it
+    return CALL_NOT_BEGUN;
   if (result == -EAGAIN)
     return nothing(it, asked_not_to_wait);
   if (result < 0 || (uint64_t)result == wanted || asked_not_to_wait ||
@@ -99,6 +101,14 @@ static long try_message(const struct attempt *it, long number) {
   return make_as_is(&other);
 }
 
+// SO_RCVLOWAT: a call that does not wait does not heed it.
+static bool wants_more_than_some(uint64_t descriptor) {
+  int least = 1;
+  socklen_t bytes = sizeof least;
+  RAW(SYS_getsockopt, descriptor, SOL_SOCKET, SO_RCVLOWAT, &least, &bytes);
+  return least > 1 && !is_non_blocking(descriptor);
+}
+
 static long try_read(const struct attempt *it) {
   long result;
   if (it->arguments[2] == 0)
@@ -110,6 +120,8 @@ static long try_read(const struct attempt *it) {
     result = try_vector(it, SYS_preadv2);
     break;
   case KIND_SOCKET:
+    if (wants_more_than_some(it->arguments[0]))
+      return CALL_NOT_BEGUN;
     result = try_message(it, SYS_recvfrom);
     break;
   case KIND_OTHER:
@@ -148,7 +160,7 @@ static long try_write(const struct attempt *it, uint64_t *progress) {
 static long try_receive(const struct attempt *it) {
   int index = it->number == SYS_recvfrom ? 3 : 2;
   uint64_t flags = it->arguments[index];
-  if (flags & MSG_WAITALL)
+  if ((flags & MSG_WAITALL) || wants_more_than_some(it->arguments[0]))
     return CALL_NOT_BEGUN;
   long result = make(it, it->number, index, flags | MSG_DONTWAIT);
   return result == -EAGAIN ? nothing(it, (flags & MSG_DONTWAIT) != 0) : result;
@@ -208,8 +220,24 @@ static bool is_harmless_request(const struct attempt *it) {
   }
 }
 
-static bool waits_for_lock(const struct attempt *it) {
-  return it->arguments[1] == F_SETLKW || it->arguments[1] == F_OFD_SETLKW;
+// Neither waits nor makes the thread an owner whom signals go to.
+static bool is_plain_control(const struct attempt *it) {
+  switch (it->arguments[1]) {
+  case F_DUPFD:
+  case F_DUPFD_CLOEXEC:
+  case F_GETFD:
+  case F_SETFD:
+  case F_GETFL:
+  case F_GETLK:
+  case F_SETLK:
+  case F_OFD_GETLK:
+  case F_OFD_SETLK:
+    return true;
+  case F_SETFL:
+    return (it->arguments[2] & O_ASYNC) == 0;
+  default:
+    return false;
+  }
 }
 
 static bool is_common_clock(const struct attempt *it) {
@@ -253,7 +281,7 @@ long attempt_call(enum way way, long number, const uint64_t *arguments, volatile
   case WAKE:
     return only_wakes(&it) ? make_as_is(&it) : CALL_NOT_BEGUN;
   case FCNTL:
-    return waits_for_lock(&it) ? CALL_NOT_BEGUN : make_as_is(&it);
+    return is_plain_control(&it) ? make_as_is(&it) : CALL_NOT_BEGUN;
   case IOCTL:
     return is_harmless_request(&it) ? make_as_is(&it) : CALL_NOT_BEGUN;
   case CLOCK:

@@ -18,6 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <sys/uio.h>
 
 enum output_kind {
@@ -334,6 +335,10 @@ static enum way way_of(long number, const uint64_t *arguments) {
     return APART;
   if (number == SYS_setitimer && arguments[0] == ITIMER_REAL)
     return OWN;
+  if (number == SYS_close_range && (arguments[2] & CLOSE_RANGE_UNSHARE) != 0)
+    return APART;
+  if (number == SYS_timer_create && (arguments[0] == CLOCK_PROCESS_CPUTIME_ID))
+    return ALONE;
   if (number != SYS_prctl)
     return calls[number].way;
   switch (arguments[0]) {
@@ -418,7 +423,7 @@ static long with_marks(struct vcpu *vcpu, long number, const uint64_t *arguments
 long call_forward(struct vcpu *vcpu, const struct kvm_regs *registers) {
   const uint64_t arguments[] = {registers->rdi, registers->rsi, registers->rdx, registers->r10,
                                 registers->r8,  registers->r9,  registers->rcx};
-  return with_marks(vcpu, (long)registers->rax, arguments, make, (void *)registers);
+  return with_marks(vcpu, (int)registers->rax, arguments, make, (void *)registers);
 }
 
 struct attempt_state {

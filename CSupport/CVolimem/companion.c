@@ -206,6 +206,8 @@ static bool place_elsewhere(void) {
   if (own < 64 * PROCESSOR_WORDS)
     processors[own / 64] &= ~(1ul << own % 64);
   int tid = atomic_load(&companion.tid);
+  if (tid == 0)  // that would be this thread
+    return true;
   return RAW(SYS_sched_setaffinity, tid, sizeof processors, processors) == 0;
 }
 

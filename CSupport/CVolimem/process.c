@@ -181,6 +181,9 @@ long process_clone(struct vcpu *vcpu, struct kvm_regs *registers, long number) {
   if (result != 0)
     return result;
   signals_resume(vcpu);
+  const uint64_t shared = CLONE_FS | CLONE_FILES | CLONE_SYSVSEM;
+  if ((request.flags & CLONE_THREAD) && (request.flags & shared) != shared)
+    companion_part(true);  // its calls are not those of others
   uint64_t mask = signals_block_all();
   // With one pending the mask is not the program's, and what begins would inherit it.
   if (vcpu->pending != 0)

@@ -33,6 +33,9 @@
 #define SITE_COUNT 256
 #define PROBE_COUNT 16
 #define TRAMPOLINE_BYTES 64
+// Behind the system call of a trampoline, with the number's move and without.
+#define CALL_END 26
+#define MOVED_CALL_END 31
 #define HOT_COUNT 8           // exits of a site before it is replaced
 #define SHORT_JUMP_MAX 127
 #define LONG_JUMP_BYTES 5
@@ -149,10 +152,13 @@ static bool leaves(const uint8_t *code) {
 
 // The first place for a long jump that nobody runs into: filler behind a return or a jump. 0 if
 // there is none before an instruction that is not known, or none in reach or on this page.
-static int find_gap(const uint8_t *syscall, int room) {
+// `original` is the same code as it was: what is behind a replaced instruction can be reached.
+static int find_gap(const uint8_t *syscall, const uint8_t *original, int room) {
   int at = 2;
   bool is_unreachable = false;
   while (at + 16 < room && at - 2 <= SHORT_JUMP_MAX) {
+    if (original[at] == 0x0f && original[at + 1] == 0x05)
+      return 0;
     int filler = 0;
     for (int length; filler < LONG_JUMP_BYTES && (length = filler_length(syscall + at + filler));)
       filler += length;
@@ -245,6 +251,14 @@ static void show(struct vcpu *vcpu, const struct changed_page *page, uint64_t va
     run_store(vcpu, entry, value);
 }
 
+// Whether the bytes of a mov before a system call may be the end of another instruction: of one
+// with a prefix, or of a store of the number to the stack.
+static bool has_longer_form(const uint8_t *syscall) {
+  return (syscall[-6] & 0xf0) == 0x40 || syscall[-6] == 0x66 ||
+         (syscall[-7] == 0xc7 && (syscall[-6] & 0xc0) == 0x40) ||
+         (syscall[-8] == 0xc7 && (syscall[-7] & 0xc7) == 0x44);
+}
+
 static void replace(struct vcpu *vcpu, uint64_t syscall, int64_t number) {
   uint64_t address = syscall & ~(PAGE_BYTES - 1);
   struct changed_page *page = page_at(address);
@@ -256,10 +270,10 @@ static void replace(struct vcpu *vcpu, uint64_t syscall, int64_t number) {
   // The same number and no prefix before it: an instruction.
   const int move_bytes = 5;
   int32_t moved = -1;
-  if (offset > (uint64_t)move_bytes && code[-5] == 0xb8 && (code[-6] & 0xf0) != 0x40)
+  if (offset > 8 && code[-5] == 0xb8 && !has_longer_form(code))
     memcpy(&moved, code - 4, sizeof moved);
-  bool is_moved = moved == number;
-  int gap = is_moved ? 0 : find_gap(code, (int)(PAGE_BYTES - offset));
+  bool is_moved = moved >= 0 && moved == number;
+  int gap = is_moved ? 0 : find_gap(code, (const uint8_t *)syscall, (int)(PAGE_BYTES - offset));
   if (!is_moved && gap == 0)
     return;
   uint8_t *trampoline = take(TRAMPOLINE_BYTES);
@@ -278,7 +292,8 @@ static void replace(struct vcpu *vcpu, uint64_t syscall, int64_t number) {
   rewriting.trampolines[rewriting.trampoline_count++] =
       (struct trampoline){start, is_moved ? 0 : jump, trampoline};
   page->copy = copy;
-  const uint64_t flags = page->original & ~ADDRESS_MASK;
+  // A store to program code goes to the host, which has it read-only.
+  const uint64_t flags = page->original & ~ADDRESS_MASK & ~(uint64_t)CVM_WRITABLE;
   show(vcpu, page, cvm_physical((uint64_t)copy) | flags);
   cvm_raise_flush_generation();
 }
@@ -312,6 +327,7 @@ bool rewrite_covers(long number, const uint64_t *arguments) {
   if (atomic_load(&rewriting.page_count) == 0)
     return false;
   bool changes = number == SYS_munmap || number == SYS_mprotect || number == SYS_mremap ||
+                 number == SYS_pkey_mprotect ||
                  (number == SYS_mmap && (arguments[3] & MAP_FIXED) != 0);
   for (uint32_t i = 0; changes && i < atomic_load(&rewriting.page_count); i++)
     if (rewriting.pages[i].address + PAGE_BYTES > arguments[0] &&
@@ -341,7 +357,11 @@ void rewrite_forget(struct vcpu *vcpu, const uint64_t *arguments) {
 uint64_t rewrite_site(uint64_t rip) {
   for (uint32_t i = 0; i < rewriting.trampoline_count; i++) {
     const struct trampoline *it = &rewriting.trampolines[i];
-    if (rip - (uint64_t)it->code < TRAMPOLINE_BYTES || (it->gap != 0 && rip == it->gap))
+    uint64_t offset = rip - (uint64_t)it->code;
+    bool is_moved = it->gap == 0;
+    if (offset == (is_moved ? MOVED_CALL_END : CALL_END))  // the call is over
+      return it->site + (is_moved ? 7 : 2);
+    if (offset < TRAMPOLINE_BYTES || (it->gap != 0 && rip == it->gap))
       return it->site;
   }
   return 0;
@@ -362,7 +382,7 @@ static int split_object(struct dl_phdr_info *object, size_t size, void *more) {
   for (int i = 0; i < object->dlpi_phnum; i++) {
     const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
     uint64_t address = object->dlpi_addr + segment->p_vaddr;
-    if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X) != 0 &&
+    if (segment->p_type == PT_LOAD && (segment->p_flags & (PF_X | PF_W)) == PF_X &&
         segment->p_memsz < OBJECT_BYTES_MAX && reaches(address, (uint64_t)rewriting.arena))
       machine_split(address, segment->p_memsz);
   }

@@ -145,7 +145,7 @@ static void return_from_signal(struct vcpu *vcpu) {
 }
 
 static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
-  long number = (long)registers->rax;
+  long number = (int)registers->rax;  // as the kernel reads it
   switch (number) {
   case SYS_exit:
     process_exit_thread(vcpu, (long)registers->rdi);

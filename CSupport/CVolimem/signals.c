@@ -474,6 +474,7 @@ int signals_prepare(struct vcpu *vcpu) {
 
 /// In a child that has its own memory and goes on outside the guest: everything is the kernel's.
 void signals_give_back(void) {
+  atomic_store(&actions_lock, 0);  // another thread may have had it
   program_actions[KICK_SIGNAL] = (struct kernel_action){0};
   for (int number = 1; number <= KICK_SIGNAL; number++)
     if (is_ours(number, &program_actions[number]) || number == KICK_SIGNAL)

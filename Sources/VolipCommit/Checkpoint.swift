@@ -14,13 +14,25 @@ extension PoolEngine {
     let redoLog = parts.redoLog
     guard !redoLog.isEmpty else { return }
     pass(.checkpoint)
-    updateAnnouncedImage(parts)
+    try completeImage()
     var next = file.superblock
     next.appliedLsn = redoLog.lastLsn
     next.logTail = redoLog.head
     try writeBack(next, through: parts.memory)
     pass(.checkpointed)
     redoLog.removeAll()
+  }
+
+  /// A page of the log that failed meanwhile is no loss for lines, which are in the image already;
+  /// for announced writes it is.
+  private func completeImage() throws(PoolError) {
+    guard parts.redoLog.isAheadOfImage else { return }
+    updateAnnouncedImage(parts)
+    do throws(PoolError) {
+      try parts.memory.requireWhole()
+    } catch {
+      throw poison(error, "announced writes not in the image")
+    }
   }
 
   /// Lets the empty log go on at its start, larger if a record of `recordBytes` needs it: then any

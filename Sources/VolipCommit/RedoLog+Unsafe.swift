@@ -134,6 +134,8 @@ final class RedoLog {
     memory.storeLine(at: start, from: staging)
     head = header.end
     lastLsn = header.lsn
+    // Lines are in the image as soon as their section has ended.
+    if header.announcedWords == 0, !isAheadOfImage { updatedCount += 1 }
     livePositions.append(position)
     return LogRecord(header: header, start: UnsafeRawPointer(memory.address(start)))
   }
@@ -261,6 +263,9 @@ final class RedoLog {
     }
     return LogRecord(header: header, start: start)
   }
+
+  /// Whether live records have announced writes that are not in the image yet.
+  var isAheadOfImage: Bool { updatedCount < livePositions.count }
 
   /// Calls `body` for each live record whose announced writes are not in the image yet.
   func updateAnnounced(_ body: (LogRecord) -> Void) {

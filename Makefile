@@ -38,7 +38,7 @@ demo: dependencies ## Kills a virtual machine 50 times and looks whether its has
 	$(SWIFT) build -c release --product hashmap-demo
 	@.build/release/hashmap-demo $(DEMO_ARGUMENTS)
 
-test: build lint ## Lint and all tests
+test: build release lint ## Both builds, lint and all tests
 	@set -o pipefail; $(SWIFT) test --skip-build --disable-xctest 2>&1 | $(SUMMARY_LAST)
 
 test-quick: build ## Tests without those that kill processes: under a minute

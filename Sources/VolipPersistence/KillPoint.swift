@@ -5,6 +5,7 @@ import Glibc
 import Synchronization
 
 /// Where a process dies if `VOLIP_KILL_AT=name:n` says so, when it comes there for the n-th time.
+@usableFromInline
 package enum KillPoint: String, CaseIterable, Sendable {
   // A section
   case sectionOpened, pageFault, allocation, rollBack

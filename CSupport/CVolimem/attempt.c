@@ -11,10 +11,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
 
@@ -49,7 +51,30 @@ static long nothing(const struct attempt *it, bool asked_not_to_wait) {
   return asked_not_to_wait || is_non_blocking(it->arguments[0]) ? -EAGAIN : CALL_NOT_BEGUN;
 }
 
-enum kind { KIND_PLAIN, KIND_PIPE, KIND_SOCKET, KIND_OTHER, KIND_TERMINAL, KIND_NONE };
+enum kind {
+  KIND_PLAIN,   // never waits
+  KIND_KERNEL,  // the same, but what is written may be about the thread that writes it
+  KIND_PIPE,
+  KIND_SOCKET,
+  KIND_OTHER,
+  KIND_TERMINAL,
+  KIND_NONE,
+};
+
+// /proc/self/attr, cgroup.threads, and their kin.
+static bool is_of_kernel(uint64_t descriptor) {
+  struct statfs system;
+  if (RAW(SYS_fstatfs, descriptor, &system) != 0)
+    return true;
+  switch (system.f_type) {
+  case PROC_SUPER_MAGIC:
+  case CGROUP_SUPER_MAGIC:
+  case CGROUP2_SUPER_MAGIC:
+    return true;
+  default:
+    return false;
+  }
+}
 
 static enum kind kind_of(uint64_t descriptor) {
   const unsigned memory_devices = 1;  // the major number of /dev/null and others
@@ -57,7 +82,8 @@ static enum kind kind_of(uint64_t descriptor) {
   if (RAW(SYS_fstat, descriptor, &status) != 0)
     return KIND_NONE;
   switch (status.st_mode & S_IFMT) {
-  case S_IFREG:
+  case S_IFREG:  // file systems of the kernel's have no device
+    return major(status.st_dev) == 0 && is_of_kernel(descriptor) ? KIND_KERNEL : KIND_PLAIN;
   case S_IFDIR:
   case S_IFBLK:
     return KIND_PLAIN;
@@ -101,60 +127,60 @@ static long try_message(const struct attempt *it, long number) {
   return make_as_is(&other);
 }
 
+static int socket_option(uint64_t descriptor, int option) {
+  int value = 0;
+  socklen_t bytes = sizeof value;
+  RAW(SYS_getsockopt, descriptor, SOL_SOCKET, option, &value, &bytes);
+  return value;
+}
+
 // SO_RCVLOWAT: a call that does not wait does not heed it.
 static bool wants_more_than_some(uint64_t descriptor) {
-  int least = 1;
-  socklen_t bytes = sizeof least;
-  RAW(SYS_getsockopt, descriptor, SOL_SOCKET, SO_RCVLOWAT, &least, &bytes);
-  return least > 1 && !is_non_blocking(descriptor);
+  return socket_option(descriptor, SO_RCVLOWAT) > 1 && !is_non_blocking(descriptor);
+}
+
+// write ends a record of such a socket, which send does only if it is told to.
+static bool has_records(uint64_t descriptor) {
+  return socket_option(descriptor, SO_TYPE) == SOCK_SEQPACKET;
+}
+
+// What read and write have in common: a form that does not wait, by the kind of the descriptor.
+static long try_transfer(const struct attempt *it, long vector, long message) {
+  const uint64_t most_bytes = 1ul << 20;  // a kick would cut what takes long
+  uint64_t descriptor = it->arguments[0];
+  if (it->arguments[2] == 0 || it->arguments[2] > most_bytes)
+    return CALL_NOT_BEGUN;
+  bool writes = message == SYS_sendto;
+  long result = -EOPNOTSUPP;
+  switch (kind_of(descriptor)) {
+  case KIND_PLAIN:
+    return make_as_is(it);
+  case KIND_KERNEL:
+    return writes ? CALL_NOT_BEGUN : make_as_is(it);
+  case KIND_OTHER:
+    return is_non_blocking(descriptor) ? make_as_is(it) : CALL_NOT_BEGUN;
+  case KIND_PIPE:
+    result = try_vector(it, vector);
+    break;
+  case KIND_SOCKET:
+    if (!(writes ? has_records(descriptor) : wants_more_than_some(descriptor)))
+      result = try_message(it, message);
+    break;
+  case KIND_TERMINAL:
+  case KIND_NONE:
+    break;
+  }
+  return result == -EOPNOTSUPP ? CALL_NOT_BEGUN : result;
 }
 
 static long try_read(const struct attempt *it) {
-  long result;
-  if (it->arguments[2] == 0)
-    return CALL_NOT_BEGUN;
-  switch (kind_of(it->arguments[0])) {
-  case KIND_PLAIN:
-    return make_as_is(it);
-  case KIND_PIPE:
-    result = try_vector(it, SYS_preadv2);
-    break;
-  case KIND_SOCKET:
-    if (wants_more_than_some(it->arguments[0]))
-      return CALL_NOT_BEGUN;
-    result = try_message(it, SYS_recvfrom);
-    break;
-  case KIND_OTHER:
-    return is_non_blocking(it->arguments[0]) ? make_as_is(it) : CALL_NOT_BEGUN;
-  default:
-    return CALL_NOT_BEGUN;
-  }
-  if (result == -EOPNOTSUPP)
-    return CALL_NOT_BEGUN;
+  long result = try_transfer(it, SYS_preadv2, SYS_recvfrom);
   return result == -EAGAIN ? nothing(it, false) : result;
 }
 
 static long try_write(const struct attempt *it, uint64_t *progress) {
-  long result;
-  if (it->arguments[2] == 0)
-    return CALL_NOT_BEGUN;
-  switch (kind_of(it->arguments[0])) {
-  case KIND_PLAIN:
-    return make_as_is(it);
-  case KIND_PIPE:
-    result = try_vector(it, SYS_pwritev2);
-    break;
-  case KIND_SOCKET:
-    result = try_message(it, SYS_sendto);
-    break;
-  case KIND_OTHER:
-    return is_non_blocking(it->arguments[0]) ? make_as_is(it) : CALL_NOT_BEGUN;
-  default:
-    return CALL_NOT_BEGUN;
-  }
-  if (result == -EOPNOTSUPP)
-    return CALL_NOT_BEGUN;
-  return judge_written(it, result, false, progress);
+  long result = try_transfer(it, SYS_pwritev2, SYS_sendto);
+  return result == CALL_NOT_BEGUN ? result : judge_written(it, result, false, progress);
 }
 
 static long try_receive(const struct attempt *it) {
@@ -182,8 +208,8 @@ static long try_send(const struct attempt *it, uint64_t *progress) {
 
 static long try_non_blocking(const struct attempt *it) {
   enum kind kind = kind_of(it->arguments[0]);
-  bool is_safe = kind == KIND_PLAIN ||
-                 (kind != KIND_TERMINAL && kind != KIND_NONE && is_non_blocking(it->arguments[0]));
+  bool may_wait = kind == KIND_PIPE || kind == KIND_SOCKET || kind == KIND_OTHER;
+  bool is_safe = kind == KIND_PLAIN || (may_wait && is_non_blocking(it->arguments[0]));
   return is_safe ? make_as_is(it) : CALL_NOT_BEGUN;
 }
 
@@ -246,11 +272,13 @@ static bool is_common_clock(const struct attempt *it) {
   return clock <= most && clock != process_time && clock != thread_time;
 }
 
+// Bytes that the kernel takes long to make are cut by a kick.
+static bool is_short(const struct attempt *it) { return it->arguments[1] <= 4 * PAGE_BYTES; }
+
 // Whether a path may name the thread that looks it up: /proc/thread-self.
 static bool may_name_thread(uint64_t path) {
   char text[256];
-  struct iovec local = {text, sizeof text}, remote = {(void *)path, sizeof text};
-  long count = RAW(SYS_process_vm_readv, RAW(SYS_gettid), &local, 1, &remote, 1, 0);
+  long count = copy_some(text, path, sizeof text);
   if (count <= 0 || memchr(text, 0, (size_t)count) == NULL)
     return true;
   return strstr(text, "thread-self") != NULL;
@@ -286,6 +314,8 @@ long attempt_call(enum way way, long number, const uint64_t *arguments, volatile
     return is_harmless_request(&it) ? make_as_is(&it) : CALL_NOT_BEGUN;
   case CLOCK:
     return is_common_clock(&it) ? make_as_is(&it) : CALL_NOT_BEGUN;
+  case RANDOM:
+    return is_short(&it) ? make_as_is(&it) : CALL_NOT_BEGUN;
   case OWN:
   case APART:
   case ALONE:

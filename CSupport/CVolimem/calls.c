@@ -42,7 +42,8 @@ struct output {
 
 static const char *const way_names[] = {
     "own",  "apart",   "alone", "any",         "path", "path", "read",  "write",
-    "receive", "send", "nonblocking", "poll", "wake", "fcntl", "ioctl", "clock"};
+    "receive", "send", "nonblocking", "poll", "wake", "fcntl", "ioctl", "clock",
+    "random"};
 
 struct call {
   const char *name;
@@ -119,20 +120,24 @@ static void mark(uint64_t address, uint64_t bytes) {
 
 // The program's memory, read and written so that a bad address is an answer and not a fault.
 
-static bool copy(int call, const void *here, uint64_t there, size_t bytes) {
+static long copy(int call, const void *here, uint64_t there, size_t bytes) {
   struct iovec local = {(void *)here, bytes};
   struct iovec remote = {(void *)there, bytes};
   // By the thread's number: the process's has no memory any more when its first thread has ended.
-  return RAW(call, RAW(SYS_gettid), &local, 1, &remote, 1, 0) == (long)bytes;
+  return RAW(call, RAW(SYS_gettid), &local, 1, &remote, 1, 0);
+}
+
+long copy_some(void *to, uint64_t from, size_t bytes) {
+  return copy(SYS_process_vm_readv, to, from, bytes);
 }
 
 bool copy_in(void *to, uint64_t from, size_t bytes) {
-  return copy(SYS_process_vm_readv, to, from, bytes);
+  return copy_some(to, from, bytes) == (long)bytes;
 }
 
 bool copy_out(uint64_t to, const void *from, size_t bytes) {
   mark(to, bytes);
-  bool is_done = copy(SYS_process_vm_writev, from, to, bytes);
+  bool is_done = copy(SYS_process_vm_writev, from, to, bytes) == (long)bytes;
   mark(to, bytes);
   return is_done;
 }

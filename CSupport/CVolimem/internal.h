@@ -261,6 +261,8 @@ void calls_prepare(void);
 
 /// Copies from and to the program's memory, with marks; false where it is not there.
 bool copy_in(void *to, uint64_t from, size_t bytes);
+/// How many bytes could be read, or an error.
+long copy_some(void *to, uint64_t from, size_t bytes);
 bool copy_out(uint64_t to, const void *from, size_t bytes);
 
 /// Who makes a call. Where it may wait, the companion tries it in a form that does not.
@@ -281,6 +283,7 @@ enum way {
   FCNTL,        // any thread, but for those that wait
   IOCTL,        // any thread, for those that are not a terminal's
   CLOCK,        // any thread, but for clocks of threads and processes
+  RANDOM,       // any thread, for few bytes
 };
 
 // attempt.c

@@ -12,6 +12,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <sys/socket.h>
 
 #define BREAKPOINT 3
 #define PAGE_FAULT 14
@@ -175,12 +176,22 @@ static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
   }
 }
 
-// The rest of a write of which the companion could do a part without waiting.
+// The rest of a write of which the companion could do a part without waiting. To a socket a part is
+// an answer, and sends no signal.
 static long call_rest(struct vcpu *vcpu, const struct kvm_regs *registers, uint64_t progress) {
+  bool has_flags = registers->rax == SYS_sendto;
   struct kvm_regs rest = *registers;
+  rest.rax = SYS_sendto;
   rest.rsi += progress;
   rest.rdx -= progress;
+  rest.r10 = (has_flags ? registers->r10 : 0) | MSG_NOSIGNAL;
+  rest.r8 = has_flags ? registers->r8 : 0;
+  rest.r9 = has_flags ? registers->r9 : 0;
   long result = call_forward(vcpu, &rest);
+  if (result == -ENOTSOCK) {
+    rest.rax = registers->rax;
+    result = call_forward(vcpu, &rest);
+  }
   return result < 0 ? (long)progress : (long)progress + result;
 }
 

@@ -13,9 +13,9 @@ private struct WayCase {
   let make: () -> Int
 }
 
-private func pair(_ flags: Int = 0) -> (Int, Int) {
+private func pair(_ flags: Int = 0, type: __socket_type = SOCK_STREAM) -> (Int, Int) {
   let pair = room(8)
-  _ = call("socketpair", Int(AF_UNIX), Int(SOCK_STREAM.rawValue) | flags, 0, pair)
+  _ = call("socketpair", Int(AF_UNIX), Int(type.rawValue) | flags, 0, pair)
   let both = pointer(pair).assumingMemoryBound(to: Int32.self)
   return (Int(both[0]), Int(both[1]))
 }
@@ -64,6 +64,11 @@ private func conditionalCases() -> [WayCase] {
   let (readEnd, writeEnd) = pipePair()
   let (left, right) = pair()
   let (quiet, _) = pair(Int(SOCK_NONBLOCK.rawValue))
+  let (recordEnd, _) = pair(type: SOCK_SEQPACKET)
+  let about = call("openat", -100, text("/proc/self/comm"), Int(O_WRONLY))
+  let zeros = call("openat", -100, text("/dev/zero"), 0)
+  let muchBytes = 2 << 20
+  let much = room(muchBytes)
   let buffer = room(64)
   let word = room(8)
   let vector = words(buffer, 8)
@@ -118,6 +123,15 @@ private func conditionalCases() -> [WayCase] {
     },
     WayCase(name: "a path to the thread", isServed: false) {
       call("access", text("/proc/thread-self"), 0)
+    },
+    WayCase(name: "a write about the process", isServed: false) {
+      call("write", about, text("helper"), 6)
+    },
+    WayCase(name: "the end of a record", isServed: false) { call("write", recordEnd, buffer, 8) },
+    WayCase(name: "getrandom", isServed: true) { call("getrandom", buffer, 64, 0) },
+    WayCase(name: "getrandom of much", isServed: false) { call("getrandom", much, muchBytes, 0) },
+    WayCase(name: "much of something endless", isServed: false) {
+      call("read", zeros, much, muchBytes) == muchBytes ? 0 : -1
     },
     WayCase(name: "gettid", isServed: false) { call("gettid") > 0 ? 0 : -1 },
     WayCase(name: "rt_sigprocmask", isServed: false) { call("rt_sigprocmask", 0, 0, word, 8) },
@@ -215,6 +229,7 @@ func guestCompanion(_ arguments: [String]) {
   switch arguments[0] {
   case "broken-pipe": brokenPipe()
   case "long-write": longWrite()
+  case "half-write": halfWrite()
   case "signals": signalsBetween()
   case "threads": pingPong(Int(arguments[1])!)
   case "thread-self": threadSelf()
@@ -290,6 +305,32 @@ private func longWrite() {
   _ = call("close", left)
   pthread_join(thread, nil)
   say("short \(short) wrong \(reader.wrong) total \(reader.total == byteCount)")
+}
+
+/// A write whose second half finds nobody who reads says how much was written, without a signal.
+private func halfWrite() {
+  handle(SIGPIPE)
+  let byteCount = 1 << 20
+  let data = room(byteCount)
+  var wrong = 0
+  for _ in 0..<20 {
+    let (left, right) = pair()
+    var thread = pthread_t()
+    pthread_create(
+      &thread, nil,
+      { number in
+        let descriptor = Int(bitPattern: number)
+        _ = call("poll", words(descriptor | Int(POLLIN) << 32), 1, -1)
+        _ = call("close", descriptor)
+        return nil
+      }, UnsafeMutableRawPointer(bitPattern: right))
+    _ = wakeCompanion()
+    let result = call("write", left, data, byteCount)
+    if result <= 0 || result >= byteCount { wrong += 1 }
+    pthread_join(thread, nil)
+    _ = call("close", left)
+  }
+  say("signals \(signalled[0]) wrong \(wrong)")
 }
 
 private func byteMemory(_ address: Int) -> UnsafeMutablePointer<UInt8> {

@@ -31,6 +31,10 @@ import Testing
     #expect(try await run(["long-write"], way: way).output == "short 0 wrong 0 total true\n")
   }
 
+  @Test func aWriteWhoseRestFindsNoReaderSaysHowMuchWasWrittenAndSendsNoSignal() async throws {
+    #expect(try await run(["half-write"]).output == "signals 0 wrong 0\n")
+  }
+
   @Test(arguments: ways) func signalsOnACallsWayLoseNothingAndMakeNothingTwice(way: String)
     async throws
   {

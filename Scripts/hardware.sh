@@ -62,6 +62,10 @@ threads 200|guest-threads 200
 missed 0|guest-spinner dirty-bits 200
 missed 0|guest-spinner detect-on-write 200
 SIGSEGV, write to address|guest-fault null
+wrong 0 left 0|guest-companion signals
+wrong 0|guest-companion threads 2
+short 0 wrong 0 total true|guest-companion long-write
+signals 0 wrong 0|guest-companion half-write
 CHECKS
 cat > "$root/init" << 'INIT'
 #!/bin/sh
@@ -75,6 +79,9 @@ export VOLIP_TEST_GUEST=1 VOLIP_PERSISTENCE=cache-line SWIFT_BACKTRACE=enable=no
 run=0 failed=0
 while IFS='|' read -r expected arguments; do
   run=$((run + 1))
+  case "$arguments" in
+    guest-companion*) export VOLIP_SYSCALLS=companion ;;
+  esac
   busybox timeout 120 /helper $arguments < /dev/null > /tmp/said 2>&1
   if busybox grep -q "$expected" /tmp/said; then
     echo "CHECK passed: $arguments"

@@ -174,7 +174,11 @@ static void on_signal(int number, siginfo_t *information, void *pointer) {
     extended_state_from_context(vcpu, (const char *)context->uc_mcontext.fpregs);
     visit_end(vcpu, &registers, vcpu->visit_mask);
   }
-  bool is_synchronous = is_fault(number) && information->si_code > 0;
+  // Outside of a visit KVM says so of a page that the guest touched; it tries again afterwards.
+  bool is_failed_memory = number == SIGBUS && (information->si_code == BUS_MCEERR_AR ||
+                                               information->si_code == BUS_MCEERR_AO);
+  bool is_synchronous =
+      is_fault(number) && information->si_code > 0 && (is_visit || !is_failed_memory);
   struct kernel_action action = program_actions[number];  // once: other threads change it
   if (vcpu == NULL && has_handler(&action)) {
     // In a child that shares this memory (vfork): it runs on the host, handlers as well.

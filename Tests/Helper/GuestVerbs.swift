@@ -4,6 +4,7 @@ import VolipMem
 
 /// What is done in guest mode (VOLIP_TEST_GUEST), or in order to enter it.
 let guestVerbs: [String: @Sendable ([String]) throws -> Void] = [
+  "guest-bad-media": guestBadMedia,
   "guest-calls": guestCalls,
   "guest-child-enters": guestChildEnters,
   "guest-children": guestChildren,

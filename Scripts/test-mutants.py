@@ -38,6 +38,11 @@ TESTS = {
     "gate": "threadsThatEndAnywhereLeaveWholeSections",
     "strayWriteCheck": "aWriteBetweenSectionsIsPutBackAndReported",
     "abortOnThreadExit": "aThreadThatEndsInItsSectionAbortsIt",
+    "audit": "anAuditFindsTheByteThatNobodyAnnounced",
+    "failedPagesCheck": "anImagePageThatFailsUnderASectionIsRebuilt",
+    "lostMemoryCheck": "memoryThatFailsUnderASectionRollsItBack",
+    "lostPagesWhole": "anImagePageThatFailsUnderASectionIsRebuilt",
+    "rebuildImage": "anImagePageThatFailsUnderASectionIsRebuilt",
     "armByProtection": "TrackerTests/noPageIsMissedInAThousandRandomRounds",
     "armInGuest": "GuestTrackerTests",
     "guestFlush": "GuestTrackerTests",
@@ -93,6 +98,8 @@ def tests(pattern, site, seconds=TIMEOUT_SECONDS):
     if failed:
         return failed[1]
     if status in (124, 137):
+        if not site or tests(pattern, None, seconds):
+            sys.exit(f"{pattern}: takes more than {seconds} s without a mutant, too")
         return f"{pattern}: hangs"
     if "Test run started" not in output:
         sys.exit(f"{pattern}: no test was run\n{output}")

@@ -39,6 +39,7 @@ extension PoolEngine {
   /// Applies to the image what it lacks of announced writes.
   func updateAnnouncedImage(_ parts: EngineParts) {
     // Taken once: a section of one update has a record of its own.
+    guard !isRemoved(.announcedUpdate) else { return }
     let (memory, imageOffset) = (parts.memory, parts.imageOffset)
     parts.redoLog.updateAnnounced {
       VolipCommit.updateAnnounced($0, to: memory, imageOffset: imageOffset)
@@ -52,7 +53,7 @@ extension PoolEngine {
       // In an audit the tracker has the pages, armed perhaps, and they are taken back as others.
       if hasAny, !options.audit {
         updateAnnouncedImage(parts)
-        announced.restore(from: parts.image)
+        if !isRemoved(.announcedRestore) { announced.restore(from: parts.image) }
         try parts.memory.requireWhole()
       }
       announced.takeBack()
@@ -70,7 +71,7 @@ extension PoolEngine {
   /// In an audit: fails a section that changed a byte of announced memory and did not say so. What
   /// it announced is logged as such, and not as lines.
   func audit(_ parts: EngineParts) throws(PoolError) {
-    guard options.audit, !announcedPages.isEmpty else { return }
+    guard options.audit, !announcedPages.isEmpty, !isRemoved(.audit) else { return }
     let changes = parts.writeSet.takeChanges { page in
       announcedPages.contains { $0.contains(page) }
     }

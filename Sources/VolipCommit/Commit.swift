@@ -53,7 +53,7 @@ extension PoolEngine {
     let start = retention.observes(writeSet) ? ticks() : nil
     writeSet.compare(workingCopy, with: parts.image)
     retention.learn(writeSet, ticks: start.map { ticks() - $0 })
-    if !isWhole(parts) { try answerFailures(parts) }
+    if !isWhole(parts), !isRemoved(.failedPagesCheck) { try answerFailures(parts) }
     try audit(parts)
   }
 

@@ -28,11 +28,11 @@ extension PoolEngine {
     let lostMemory = workingCopy.failedPages.offsets.first
     parts.lostPages = failed.offsets.map { ($0 - imageOffset) / DurableMemory.pageBytes }
     failed.removeAll()
-    if let lostMemory {
+    if let lostMemory, !isRemoved(.lostMemoryCheck) {
       try rollBack(parts)
       throw .memoryFailed(offset: UInt64(lostMemory))
     }
-    parts.writeSet.markWhole(parts.lostPages)
+    if !isRemoved(.lostPagesWhole) { parts.writeSet.markWhole(parts.lostPages) }
   }
 
   /// What is neither in memory nor in the file is nowhere: the file became shorter.
@@ -53,7 +53,7 @@ extension PoolEngine {
         // SAFETY: a page of the write set, and what stands in for its image.
         parts.memory.address(offset).copyMemory(
           from: base + page * pageBytes, byteCount: pageBytes)
-        try parts.memory.rebuild(page: offset)
+        if !isRemoved(.rebuildImage) { try parts.memory.rebuild(page: offset) }
       }
     } catch {
       throw poison(error, "a page of the image could not be rebuilt")

@@ -59,6 +59,10 @@ package enum MutationSite: String, CaseIterable, Sendable {
   case lsnCheck, positionCheck, previousEndCheck, laterRecordCheck, extentBounds, recordBounds
   // Sections
   case gate, strayWriteCheck, takeBack, dropOnRollBack, abortOnThreadExit
+  // Announced writes
+  case announcedUpdate, announcedRestore, audit
+  // Pages that fail
+  case failedPagesCheck, lostMemoryCheck, lostPagesWhole, rebuildImage
   // Trackers
   case armByProtection, armInGuest, guestFlush
   // The process

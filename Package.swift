@@ -37,6 +37,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("CrashLaboratoryTests", ["CrashLaboratory"]),
   ("ExampleTests", ["hashmap-demo", "collection-examples"]),
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
+  ("ToolTests", ["VolipMem", "VolipTool", "volip-test-helper"]),
   ("StyleTests", []),
 ]
 

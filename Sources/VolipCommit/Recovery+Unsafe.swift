@@ -55,7 +55,7 @@ package struct Recovery {
   }
 
   /// The sealed records from the tail on.
-  private struct LiveLog {
+  struct LiveLog {
     var end: UInt64
     var lastLsn: UInt64
     /// Where the record before the next lap ended. The live log is no longer than the log, so that
@@ -64,7 +64,7 @@ package struct Recovery {
   }
 
   /// Walks the sealed records in order, as far as there are any.
-  private func scan(_ body: (LogRecord) -> Void) -> LiveLog {
+  func scan(_ body: (LogRecord) -> Void) -> LiveLog {
     var live = LiveLog(end: superblock.logTail, lastLsn: superblock.appliedLsn)
     while let record = next(in: live) {
       body(record)
@@ -76,7 +76,7 @@ package struct Recovery {
   }
 
   /// The record that follows what was found so far: at its end, or at the start of the next lap.
-  private func next(in live: LiveLog) -> LogRecord? {
+  func next(in live: LiveLog) -> LogRecord? {
     sealedRecord(at: live.end, after: live) ?? sealedRecord(at: lap(after: live.end), after: live)
   }
 

@@ -37,31 +37,11 @@ public final class AnnouncedHeap {
     self.pool = pool
     engine = pool.engine
     restoreCount = engine.announced.restoreCount
-    for index in 0..<(try arenaCount()) {
-      let pages = try arenaPages(index)
+    for pages in try pool.arenaRuns() {
       try engine.addAnnounced(pages)
       arenas.append(try Heap(arena: pages, of: engine, isNew: false))
     }
     current = arenas.last.map { Unmanaged.passUnretained($0) }
-  }
-
-  private func arenaCount() throws(PoolError) -> Int {
-    let count = pool.header.arenaCount
-    guard count >= 0, count <= HeapHeader.arenasMax else {
-      throw .damagedHeap(offset: UInt64(HeapHeader.arenasByte), reason: "arena count")
-    }
-    return count
-  }
-
-  private func arenaPages(_ index: Int) throws(PoolError) -> Range<Int> {
-    let (first, count) = pool.header.arena(index)
-    guard first > 0, count >= Self.arenaPagesLeast, count <= pool.header.highWater - first,
-      try pool.table[first] == PageEntry(kind: .arena, length: count)
-    else {
-      throw .damagedHeap(
-        offset: UInt64(HeapHeader.arenasByte + 8 + index * 8), reason: "arena \(index)")
-    }
-    return first..<first + count
   }
 
   /// What the fast path may use.
@@ -120,7 +100,7 @@ public final class AnnouncedHeap {
   /// A new arena with room for a block of `byteCount` bytes, as large as the pool allows.
   private func addArena(byteCount: Int) throws(PoolError) -> Heap {
     try engine.trackOpenSection()
-    let count = try arenaCount()
+    let count = try pool.arenaCount()
     let block = (byteCount + 4095) >> 12
     let needed = block + Heap.pagesFirst(block + 8) + 8
     let left = pool.table.pageLimit - pool.header.highWater
@@ -150,6 +130,32 @@ public final class AnnouncedHeap {
       return
     }
     for arena in arenas { report.add(arena.check(), at: UInt64(arena.arenaPage!) << 12) }
+  }
+}
+
+extension Heap {
+  func arenaCount() throws(PoolError) -> Int {
+    let count = header.arenaCount
+    guard count >= 0, count <= HeapHeader.arenasMax else {
+      throw .damagedHeap(offset: UInt64(HeapHeader.arenasByte), reason: "arena count")
+    }
+    return count
+  }
+
+  /// The pages of each arena.
+  func arenaRuns() throws(PoolError) -> [Range<Int>] {
+    var runs: [Range<Int>] = []
+    for index in 0..<(try arenaCount()) {
+      let (first, count) = header.arena(index)
+      guard first > 0, count >= AnnouncedHeap.arenaPagesLeast, count <= header.highWater - first,
+        try table[first] == PageEntry(kind: .arena, length: count)
+      else {
+        throw .damagedHeap(
+          offset: UInt64(HeapHeader.arenasByte + 8 + index * 8), reason: "arena \(index)")
+      }
+      runs.append(first..<first + count)
+    }
+    return runs
   }
 }
 

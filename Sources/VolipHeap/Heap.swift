@@ -10,7 +10,9 @@
 // run-time check of exclusive access, which would cost as much as an allocation.
 
 public final class Heap {
-  public let engine: PoolEngine
+  /// Nil for a heap that is only looked at.
+  private let engineIfOpen: PoolEngine?
+  public var engine: PoolEngine { engineIfOpen! }
   let shapes = SizeClassShapes.shared
   @exclusivity(unchecked) private(set) var memory: HeapMemory
   @exclusivity(unchecked) private(set) var header: HeapHeader
@@ -26,7 +28,7 @@ public final class Heap {
 
   /// The heap of an open pool; made in a section of its own where there is none yet.
   public init(_ engine: PoolEngine) throws(PoolError) {
-    self.engine = engine
+    engineIfOpen = engine
     arenaPage = nil
     memory = HeapMemory(base: engine.base, byteCount: engine.pageCount << 12)
     header = HeapHeader(memory: memory)
@@ -59,7 +61,7 @@ public final class Heap {
   init(
     arena pages: Range<Int>, of engine: PoolEngine, isNew: Bool
   ) throws(PoolError) {
-    self.engine = engine
+    engineIfOpen = engine
     arenaPage = pages.lowerBound
     let start = pages.lowerBound << 12
     memory = HeapMemory(
@@ -76,6 +78,19 @@ public final class Heap {
     watchedPages = 0
     table = try PageTable(header, in: segments)
     try watch(upTo: header.highWater)
+  }
+
+  /// The heap of a pool that is not open here, to be looked at.
+  init(viewing memory: HeapMemory, arenaPage: Int?) throws(PoolError) {
+    engineIfOpen = nil
+    self.arenaPage = arenaPage
+    self.memory = memory
+    header = HeapHeader(memory: memory)
+    if let reason = header.contradiction(pageCount: memory.byteCount >> 12) {
+      throw .damagedHeap(offset: UInt64(arenaPage ?? 0) << 12, reason: reason)
+    }
+    watchedPages = 0
+    table = try PageTable(header, in: segments)
   }
 
   /// Pages that a heap of `pageCount` pages has in use when it is new.

@@ -7,6 +7,12 @@
 public struct HeapProblem: Equatable, Sendable, CustomStringConvertible {
   public let offset: PoolOffset
   public let reason: String
+
+  package init(offset: PoolOffset, reason: String) {
+    self.offset = offset
+    self.reason = reason
+  }
+
   public var description: String { "\(offset): \(reason)" }
 }
 
@@ -32,6 +38,17 @@ public struct HeapReport: Sendable {
   /// A report of one problem and nothing else.
   public init(problem: String) {
     problems = [HeapProblem(offset: PoolOffset(bytes: 0), reason: problem)]
+  }
+
+  /// A report of problems and nothing else.
+  package init(problems: [HeapProblem]) {
+    self.problems = problems
+  }
+
+  /// A report with more problems.
+  package init(_ report: HeapReport, adding problems: [HeapProblem]) {
+    self = report
+    self.problems += problems
   }
 
   public var isConsistent: Bool { problems.isEmpty }
@@ -103,9 +120,7 @@ private struct HeapWalk {
 
   /// Before pages of metadata are read: one that failed would end the process.
   private func requireReadable(_ pages: Range<Int>) throws(PoolError) {
-    let first = heap.arenaPage ?? 0
-    let inPool = first + pages.lowerBound..<first + pages.upperBound
-    if let page = heap.engine.unreadablePage(in: inPool).map({ $0 - first }) {
+    if let page = heap.memory.unreadablePage(in: pages) {
       throw .damagedHeap(offset: UInt64(page) << 12, reason: "its page cannot be read")
     }
   }

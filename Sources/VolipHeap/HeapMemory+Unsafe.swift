@@ -41,4 +41,12 @@ struct HeapMemory {
     address(to).copyMemory(from: address(from), byteCount: byteCount)
     if byteCount > 0 { announced?.announce(address(to), byteCount: byteCount) }
   }
+
+  /// The first of some pages that cannot be read, or nil: before metadata is walked.
+  func unreadablePage(in pages: Range<Int>) -> Int? {
+    guard !pages.isEmpty,
+      !FailedPages.canRead(address(pages.lowerBound << 12), byteCount: pages.count << 12)
+    else { return nil }
+    return pages.first { !FailedPages.canRead(address($0 << 12), byteCount: 4096) }
+  }
 }

@@ -62,7 +62,7 @@ public final class DurableMemory {
   /// Bytes of a page.
   public static let pageBytes = Int(CVP_PAGE_BYTES)
 
-  private init(
+  init(
     base: UnsafeMutableRawPointer, byteCount: Int, path: PersistencePath, descriptor: Int32
   ) throws(PoolError) {
     self.base = base

@@ -14,7 +14,8 @@ import Synchronization
 final class FileLock {
   /// Private, close-on-exec; holds no lock.
   let descriptor: Int32
-  private let page: UnsafeMutableRawPointer
+  /// Nil for a file that is only looked at, and not locked.
+  private let page: UnsafeMutableRawPointer?
   private(set) var isHeld = true
 
   /// How long an opener waits for a lock that a child may have on its way to exec: 50 ms, a
@@ -59,6 +60,14 @@ final class FileLock {
     Self.held.add(1, ordering: .relaxed)
   }
 
+  /// A file that is only looked at.
+  init(unlocked descriptor: Int32) {
+    self.descriptor = descriptor
+    page = nil
+  }
+
+  var isLock: Bool { page != nil }
+
   private static let held = Atomic(0)
   /// The process that `held` counts for: a forked child has none of its parent's.
   private static let holder = Atomic<pid_t>(0)
@@ -90,7 +99,7 @@ final class FileLock {
     guard isHeld else { return }
     isHeld = false
     close(descriptor)
-    guard process == getpid() else { return }  // a child has not the page
+    guard let page, process == getpid() else { return }  // a child has not the page
     Self.held.subtract(1, ordering: .relaxed)
     munmap(page, Int(PoolGeometry.pageBytes))
   }

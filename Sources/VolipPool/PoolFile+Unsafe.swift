@@ -14,7 +14,7 @@ public final class PoolFile {
   public let path: String
   /// Private, close-on-exec; holds no lock.
   public var descriptor: Int32 { fileLock.descriptor }
-  public private(set) var superblock: Superblock
+  public internal(set) var superblock: Superblock
   /// Where the next update writes its copies, in this order: never first over the only whole one.
   private var copyOffsets: [Int]
   private let fileLock: FileLock
@@ -22,7 +22,7 @@ public final class PoolFile {
   private var isPublished = true
   private var hasName = true
 
-  private init(_ path: String, _ fileLock: FileLock, _ superblock: Superblock, isInCopy copy: Int) {
+  init(_ path: String, _ fileLock: FileLock, _ superblock: Superblock, isInCopy copy: Int) {
     self.path = path
     self.fileLock = fileLock
     self.superblock = superblock
@@ -203,7 +203,7 @@ public final class PoolFile {
     }
   }
 
-  private static func regularFileBytes(
+  static func regularFileBytes(
     _ descriptor: Int32, path: String
   ) throws(PoolError) -> UInt64 {
     var status = stat()
@@ -215,7 +215,7 @@ public final class PoolFile {
   }
 
   /// A file without room for the superblocks: the stump of a pool, or something else.
-  private static func tooShort(
+  static func tooShort(
     _ descriptor: Int32, path: String, actualBytes: UInt64
   ) throws(PoolError) -> PoolError {
     guard actualBytes >= UInt64(Superblock.byteCount),
@@ -227,7 +227,7 @@ public final class PoolFile {
       path: path, expectedBytes: superblock.geometry.fileBytes, actualBytes: actualBytes)
   }
 
-  private static func readWords(
+  static func readWords(
     _ descriptor: Int32, at offset: Int
   ) throws(PoolError) -> [UInt64] {
     var words = [UInt64](repeating: 0, count: Superblock.byteCount / 8)
@@ -242,7 +242,7 @@ public final class PoolFile {
   }
 
   /// The newer whole copy; its twin may be older or damaged.
-  private static func readSuperblock(
+  static func readSuperblock(
     _ descriptor: Int32, path: String
   ) throws(PoolError) -> (Superblock, copy: Int) {
     var whole: [(Superblock, copy: Int)] = []
@@ -315,7 +315,7 @@ public final class PoolFile {
 
   /// The first part of a range that is no hole of the file; empty at its end when all of it is one.
   /// Where the file system cannot tell, it is the range.
-  private func data(in range: Range<UInt64>) -> Range<UInt64> {
+  package func data(in range: Range<UInt64>) -> Range<UInt64> {
     let (seekData, seekHole): (Int32, Int32) = (3, 4)  // not in Swift's view of the C library
     let first = attempt("lseek") { Int(lseek(descriptor, off_t(range.lowerBound), seekData)) }
     if first == -Int(ENXIO) { return range.upperBound..<range.upperBound }
@@ -375,6 +375,7 @@ public final class PoolFile {
 
   /// Makes sure that the file has blocks for a range, so that stores to it cannot fail.
   public func allocate(_ range: Range<UInt64>) throws(PoolError) {
+    guard fileLock.isLock else { return }  // a view stores nothing to the file
     try Self.allocate(descriptor, range, path: path)
   }
 

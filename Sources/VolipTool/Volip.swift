@@ -7,17 +7,26 @@ import Glibc
 struct Volip: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "volip",
-    abstract: "Runs programs as virtual machines.",
+    abstract: "Looks after pools of persistent memory, and runs programs as virtual machines.",
     discussion: """
-      Exit status: 0 done, 1 failed, 5 this host does not support it, 64 wrong usage; that of \
-      `volip run` is the program's.
+      Exit status: 0 done, 1 failed, 2 inconsistent, 3 needs recovery, 4 in use, 5 this host does \
+      not support it, 6 unknown format, 64 wrong usage, 128 and a signal's number (in the shell) \
+      when that ended it; that of `volip run` is the program's.
       """,
-    subcommands: [Run.self, Doctor.self, Measure.self])
+    version: version,
+    subcommands: [
+      Create.self, Info.self, Check.self, Dump.self, Recover.self, Run.self, Doctor.self,
+      Measure.self,
+    ])
+
+  static let version = "1.0.0"
 }
 
 /// Exit statuses beside the parser's own 64.
 enum ExitStatus {
   static let failure = ExitCode(1)
+  static let inconsistent = ExitCode(2)
+  static let needsRecovery = ExitCode(3)
   static let hostUnsupported = ExitCode(5)
 }
 

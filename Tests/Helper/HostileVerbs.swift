@@ -68,6 +68,7 @@ func leaveLog(_ arguments: [String]) throws {
 func openEach(_ paths: [String]) throws {
   for path in paths {
     say("open \(path)")
+    _ = look(path)
     do throws(PoolError) {
       let pool = try Pool.open(path)
       let isWell = use(pool, variety: 0)

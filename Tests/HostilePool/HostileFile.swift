@@ -51,14 +51,26 @@ public final class HostileFile {
     while !reader.isAtEnd { forger.change(&reader) }
     write(source, forger.touched, length: length(first >> 4, of: source.bytes.count))
     source.restore(forger.touched)
+    let seen = look(path)
     do throws(PoolError) {
       let pool = try Pool.open(path, options: options)
+      precondition(seen == .opened(isWell: pool.checkHeap().isConsistent), "\(seen)")
       let isWell = use(pool, variety: input.count)
       try pool.close()
       return .opened(isWell: isWell)
     } catch {
       precondition(!error.description.isEmpty && error.exitCode != 0)
-      return .refused(String(describing: error).prefix { $0 != "(" }.description)
+      requireSame(error, seen)
+      return .refused(sentence(error))
+    }
+  }
+
+  /// A look at a file says what an open says, but where the open needs more than the file.
+  private func requireSame(_ error: PoolError, _ seen: Outcome) {
+    switch error {
+    case .damagedHeap: precondition(seen == .opened(isWell: false), "\(error), \(seen)")
+    case .addressTaken, .addressSpaceExhausted, .system: return
+    default: precondition(seen == .refused(sentence(error)), "\(error), \(seen)")
     }
   }
 
@@ -116,6 +128,28 @@ final class WholePool {
           from: $0.baseAddress! + page * 4096, byteCount: count)
       }
     }
+  }
+}
+
+private func sentence(_ error: PoolError) -> String {
+  String(describing: error).prefix { $0 != "(" }.description
+}
+
+/// What the command's verbs read of a file that they do not open.
+package func look(_ path: String) -> HostileFile.Outcome {
+  do throws(PoolError) {
+    let view = try PoolView(path)
+    _ = try view.checkQuickly()
+    let report = try view.check()
+    _ = try? view.roots()
+    for run in (try? view.runs()) ?? [] where !run.isFree { _ = view.unreadablePage(in: run.pages) }
+    for block in report.blocks.prefix(20) {
+      let bytes = block.offset.bytes..<block.offset.bytes + UInt64(block.byteCount)
+      _ = try view.withBytes(bytes) { $0.reduce(0) { $0 ^ $1 } }
+    }
+    return .opened(isWell: report.isConsistent)
+  } catch {
+    return .refused(sentence(error))
   }
 }
 

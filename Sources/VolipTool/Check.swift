@@ -1,0 +1,103 @@
+// volip check: whether a pool is consistent. Changes nothing and locks nothing.
+
+import ArgumentParser
+import VolipMem
+
+struct Check: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Says whether a pool is consistent.",
+    discussion: """
+      Looks at both superblocks, every record of the log, and the heap as it is when they are \
+      applied; the file stays as it is. Exit status: 0 consistent, 2 inconsistent, 3 consistent \
+      but not closed (with --closed), 4 in use, 6 no pool. So it can be the checker of pmreorder.
+      """)
+
+  @Argument(help: "The pool file.", completion: .file())
+  var path: String
+
+  @Flag(help: "Superblocks, log, heap header and roots; not each page and block.")
+  var quick = false
+
+  @Flag(help: "A pool that recovery would change is not all right: exit status 3.")
+  var closed = false
+
+  @OptionGroup var output: Output
+
+  func run() throws {
+    try output.run {
+      guard try !PoolView.isInUse(path) else { throw PoolError.inUse(path: path) }
+      let view = try PoolView(path)
+      let report = quick ? try view.checkQuickly() : try fullCheck(view)
+      try view.requireUndisturbed()
+      let verdict = Verdict(report, needsRecovery: view.needsRecovery, mustBeClosed: closed)
+      show(view, report, verdict)
+      guard verdict == .consistent else { throw verdict.status }
+    }
+  }
+
+  /// All metadata, then every page in use.
+  private func fullCheck(_ view: PoolView) throws -> HeapReport {
+    let report = try view.check()
+    guard report.isConsistent else { return report }
+    return HeapReport(report, adding: try unreadablePages(view))
+  }
+
+  private func unreadablePages(_ view: PoolView) throws -> [HeapProblem] {
+    var problems: [HeapProblem] = []
+    var progress = Progress("checking", output)
+    defer { progress.end() }
+    let runs = try view.runs().filter { !$0.isFree }
+    let total = runs.reduce(0) { $0 + $1.pages.count }
+    var done = 0
+    for run in runs {
+      for first in stride(from: run.pages.lowerBound, to: run.pages.upperBound, by: 16384) {
+        let part = first..<min(first + 16384, run.pages.upperBound)
+        if let page = view.unreadablePage(in: part) {
+          let offset = PoolOffset(bytes: UInt64(page) << 12)
+          problems.append(HeapProblem(offset: offset, reason: "page cannot be read"))
+        }
+        done += part.count
+        progress.show(UInt64(done), of: UInt64(total))
+      }
+    }
+    return problems
+  }
+
+  private func show(_ view: PoolView, _ report: HeapReport, _ verdict: Verdict) {
+    let problems = report.problems.map { problem in
+      Json.object([("offset", Json(problem.offset.bytes)), ("reason", .text(problem.reason))])
+    }
+    output.show([
+      ("path", .text(path)), ("verdict", .text(verdict.rawValue)), ("quick", .bool(quick)),
+      ("problems", .list(problems)), ("needsRecovery", .bool(view.needsRecovery)),
+      ("logRecords", Json(view.records.count)), ("lastLsn", Json(view.lastLsn)),
+      ("blocks", quick ? .null : Json(report.blocks.count)),
+      ("allocatedBlockBytes", quick ? .null : Json(report.allocatedBytes)),
+    ]) {
+      let word = output.verdict(verdict.rawValue, isGood: verdict == .consistent)
+      let log = view.needsRecovery ? "; \(view.records.count) records to be recovered" : ""
+      let heap = quick ? "" : ", \(report.blocks.count) blocks"
+      return report.problems.map { "\(path): \($0)" } + ["\(path): \(word)\(heap)\(log)"]
+    }
+  }
+}
+
+enum Verdict: String {
+  case consistent
+  case inconsistent
+  case needsRecovery = "needs recovery"
+
+  init(_ report: HeapReport, needsRecovery: Bool, mustBeClosed: Bool) {
+    self =
+      !report.isConsistent
+      ? .inconsistent : needsRecovery && mustBeClosed ? .needsRecovery : .consistent
+  }
+
+  var status: ExitCode {
+    switch self {
+    case .consistent: ExitCode(0)
+    case .inconsistent: ExitStatus.inconsistent
+    case .needsRecovery: ExitStatus.needsRecovery
+    }
+  }
+}

@@ -8,6 +8,9 @@ PROGRAM_ARGUMENTS ?=
 KILLS ?= 1000
 RUNS ?= 10000000
 SECTIONS ?= 1000000
+PREFIX ?= /usr/local
+DESTDIR ?=
+BUILD ?= .build/release
 CRASH_ARGUMENTS ?=
 MUTANT_ARGUMENTS ?=
 # The crash laboratory in a release build of its own: no other release build has its hooks.
@@ -20,7 +23,7 @@ SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; ff
 
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
-.PHONY: test-threads test-tsan fuzz
+.PHONY: test-threads test-tsan fuzz install
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -33,6 +36,9 @@ build: dependencies ## Debug build of everything
 
 release: dependencies ## Release build of libraries and programs
 	$(SWIFT) build -c release
+
+install: release ## Command, C library and headers to PREFIX=/usr/local, below DESTDIR
+	@DESTDIR='$(DESTDIR)' Scripts/install.sh '$(BUILD)' '$(PREFIX)'
 
 demo: dependencies ## Kills a virtual machine 50 times and looks whether its hash map lost anything
 	$(SWIFT) build -c release --product hashmap-demo

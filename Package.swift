@@ -38,8 +38,12 @@ let tests: [(String, [Target.Dependency])] = [
   ("ExampleTests", ["hashmap-demo", "collection-examples"]),
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
   ("ToolTests", ["VolipMem", "VolipTool", "volip-test-helper"]),
+  ("CFaceTests", []),
   ("StyleTests", []),
 ]
+
+/// What tests read or hand to compilers of their own.
+let notCompiled = ["HostilePoolTests": ["Corpus"], "CFaceTests": ["Programs"]]
 
 // The order is the way of the data: a module imports only modules above it. StyleTests checks it.
 let package = Package(
@@ -48,6 +52,8 @@ let package = Package(
     .library(name: "VolipMem", targets: ["VolipMem"]),
     .library(name: "PersistentHashmap", targets: ["PersistentHashmap"]),
     .library(name: "VolipPreload", type: .dynamic, targets: ["CVolipPreload"]),
+    // Installed as libvolip.so: there is a product of that name already.
+    .library(name: "VolipC", type: .dynamic, targets: ["VolipC"]),
     .executable(name: "volip", targets: ["VolipTool"]),
   ],
   traits: [.trait(name: laboratory, description: "Hooks and mutants of the crash laboratory")],
@@ -85,6 +91,18 @@ let package = Package(
       name: "VolipMem", dependencies: ["VolipHeap"],
       // For properties that give spans.
       swiftSettings: swiftSettings + [.enableExperimentalFeature("Lifetimes")]),
+
+    .target(name: "CVolip", path: "CSupport/CVolip", exclude: ["volip.map"], cSettings: cSettings),
+    .target(
+      name: "VolipC", dependencies: ["VolipMem", "CVolip"], swiftSettings: swiftSettings,
+      // It goes into programs that know nothing of Swift: with the runtime inside, and nothing to be
+      // seen from outside but volip.h.
+      linkerSettings: [
+        .unsafeFlags([
+          "-static-stdlib", "-Xlinker", "-soname=libvolip.so.0", "-Xlinker",
+          "--version-script=\(Context.packageDirectory)/CSupport/CVolip/volip.map",
+        ])
+      ]),
 
     .executableTarget(
       name: "VolipTool",
@@ -150,7 +168,7 @@ let package = Package(
     + tests.map { name, dependencies in
       .testTarget(
         name: name, dependencies: dependencies + ["TestSupport"],
-        exclude: name == "HostilePoolTests" ? ["Corpus"] : [], swiftSettings: swiftSettings)
+        exclude: notCompiled[name] ?? [], swiftSettings: swiftSettings)
     },
   swiftLanguageModes: [.v6],
   cLanguageStandard: .gnu11

@@ -52,7 +52,7 @@ extension Heap {
   /// A block of at least `byteCount` bytes, aligned to 16, or nil where that takes more than a bit
   /// and a count.
   @usableFromInline
-  func takeOrdinary(byteCount: Int) -> UnsafeMutableRawPointer? {
+  package func takeOrdinary(byteCount: Int) -> UnsafeMutableRawPointer? {
     guard UInt(bitPattern: byteCount &- 1) < UInt(SizeClass.smallBytesMax), isWritable
     else { return nil }
     let sizeClass = SizeClass.index(byteCount)
@@ -86,7 +86,7 @@ extension Heap {
   /// Gives an allocated block back and returns true, or false where that takes more than a bit and
   /// a count, and for anything that is no block.
   @usableFromInline
-  func giveOrdinary(_ address: UnsafeRawPointer) -> Bool {
+  package func giveOrdinary(_ address: UnsafeRawPointer) -> Bool {
     let offset = address - UnsafeRawPointer(memory.base)
     let page = offset >> 12
     guard isWritable, let entry = table.firstSegmentEntry(page),

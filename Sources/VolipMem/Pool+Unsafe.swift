@@ -19,7 +19,7 @@
 /// needs no section, and sees the uncommitted writes of one: use the application's own locks, taken
 /// before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
-  @usableFromInline let heap: Heap
+  @usableFromInline package let heap: Heap
   /// Announced memory, for the collections.
   @usableFromInline let announcedHeap: AnnouncedHeap
   package let engine: PoolEngine

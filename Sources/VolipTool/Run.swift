@@ -1,7 +1,7 @@
 // volip run: a program in guest mode, from its first instruction of main to its end.
 //
 // The program takes this process's place, so that its exit status, signals, streams, terminal and
-// process number are what they would be without us; libvolip takes it into the guest.
+// process number are what they would be without us; libVolipPreload takes it into the guest.
 
 import ArgumentParser
 import Glibc
@@ -76,21 +76,20 @@ extension VirtualMachine.CallPath: ExpressibleByArgument {}
 
 /// The library that is preloaded.
 enum Library {
-  /// As installed, and as `swift build` leaves it beside the command.
-  static let names = ["libvolip.so", "libVolipPreload.so"]
+  static let name = "libVolipPreload.so"
 
   static func path() throws -> String {
     let own = ownPath()
     let directory = own[..<(own.lastIndex(of: "/") ?? own.startIndex)]
-    for place in [directory + "/", directory + "/../lib/"] {
-      for name in names where access(place + name, R_OK) == 0 {
-        let path = place + name
-        guard !path.contains(where: { $0 == ":" || $0 == " " }) else {
-          throw Refusal("\(path): the loader takes no library with a colon or space in its path.")
-        }
-        return String(path)
+    // As `swift build` leaves it beside the command, and as installed.
+    for place in [directory + "/", directory + "/../lib/"]
+    where access(place + name, R_OK) == 0 {
+      let path = place + name
+      guard !path.contains(where: { $0 == ":" || $0 == " " }) else {
+        throw Refusal("\(path): the loader takes no library with a colon or space in its path.")
       }
+      return String(path)
     }
-    throw Refusal("\(names[0]) is neither beside \(own) nor in ../lib.")
+    throw Refusal("\(name) is neither beside \(own) nor in ../lib.")
   }
 }

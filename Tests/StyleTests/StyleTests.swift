@@ -9,7 +9,7 @@ import Testing
   /// The modules in the order of the way of the data.
   static let modules = [
     "VolipPersistence", "VolipPool", "VolipMachine", "VolipWriteSet", "VolipCommit", "VolipHeap",
-    "VolipMem", "VolipTool",
+    "VolipMem", "VolipC", "VolipTool",
   ]
 
   struct SourceFile {
@@ -43,7 +43,7 @@ import Testing
   static let sources = files(under: ["Sources"], endings: [".swift"])
   static let everything = files(
     under: ["Sources", "CSupport", "Tests", "Examples", "Benchmarks"],
-    endings: [".swift", ".c", ".h", ".S", ".py", ".sh"])
+    endings: [".swift", ".c", ".h", ".cpp", ".hpp", ".S", ".py", ".sh"])
 
   @Test func thereAreFilesToCheck() {
     #expect(Self.sources.count > 25)
@@ -68,7 +68,7 @@ import Testing
   @Test func theCoreDependsOnNothingButLibpmemLibelfAndTheToolchain() {
     let allowed: Set<String> = [
       "Glibc", "Synchronization", "Swift", "CLibpmem", "CLibelf", "CVolipPersistence",
-      "CVolipWriteSet", "CVolimem",
+      "CVolipWriteSet", "CVolimem", "CVolip",
     ]
     let toolsAlso: Set<String> = ["ArgumentParser"]
     for file in Self.sources {

@@ -24,6 +24,10 @@ public enum Helper {
     public let status: TerminationStatus
     public let output: String
     public let errors: String
+
+    public init(status: TerminationStatus, output: String, errors: String) {
+      (self.status, self.output, self.errors) = (status, output, errors)
+    }
   }
 
   /// Runs a program of this package to its end.

@@ -39,6 +39,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
   ("ToolTests", ["VolipMem", "VolipTool", "volip-test-helper"]),
   ("CFaceTests", []),
+  ("DocumentationTests", []),
   ("StyleTests", []),
 ]
 

@@ -1,8 +1,8 @@
 // Accounts in a std::map. What a transfer does is there whole or not at all, also where an
 // exception ends it.
 //
-//   bank POOL COUNT   makes COUNT transfers and prints each one's number when it is durable; COUNT 0
-//                     goes on until it is killed
+//   bank POOL COUNT   makes COUNT transfers, and prints each one's number when it is durable;
+//                     COUNT 0 goes on until it is killed
 //   bank POOL         prints how many there were, and whether any money came or went
 //
 //   c++ -std=c++17 bank.cpp $(pkg-config --cflags --libs volip) -o bank

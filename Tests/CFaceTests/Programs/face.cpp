@@ -212,7 +212,9 @@ static void check_errors(const std::string &directory, volip::pool &pool) {
   CHECK(fails(VOLIP_NO_SECTION, [] { List list(1, 1); }));
   {
     volip::section section(pool);
-    CHECK(fails(VOLIP_POOL_FULL, [] { std::vector<char, In<char>> half(8 << 20), other(8 << 20); }));
+    CHECK(fails(VOLIP_POOL_FULL, [] {
+      std::vector<char, In<char>> half(8 << 20), other(8 << 20);
+    }));
     CHECK(fails(VOLIP_NESTED_SECTION, [&] { pool.close(); }));
     try {
       In<long>().allocate(SIZE_MAX / 8);

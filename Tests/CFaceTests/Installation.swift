@@ -79,7 +79,7 @@ struct Installation: Sendable {
     _ source: String, with compiler: Compiler, options: [String] = [], to program: String
   ) async throws {
     let line =
-      "\(compiler.rawValue) \(compiler.options(for: source)) \(options.joined(separator: " ")) "
+      "\(compiler.rawValue) \(compiler.standard) \(options.joined(separator: " ")) "
       + "-Wall -Wextra -Werror -pedantic -O2 -pthread "
       + "'\(Self.root)/\(source)' $(pkg-config --cflags --libs volip) -o '\(program)'"
     let outcome = try await shell(line, in: "/")
@@ -97,7 +97,7 @@ enum Compiler: String, CaseIterable, Sendable {
   static let ofC: [Compiler] = [.gcc, .clang]
   static let ofCxx: [Compiler] = [.gxx, .clangxx]
 
-  func options(for source: String) -> String {
+  var standard: String {
     Self.ofC.contains(self) ? "-std=c99" : "-std=c++17"
   }
 }

@@ -194,7 +194,8 @@ volip_code volip_will_write(const void *address, size_t byte_count);
 // Memory, in the pool whose section the calling thread has open
 
 /// Uninitialized memory, aligned to 16 bytes. Zero bytes get an address of their own.
-/// Errors: VOLIP_POOL_FULL, VOLIP_NO_SECTION, VOLIP_DAMAGED_HEAP.
+/// Errors: VOLIP_POOL_FULL, VOLIP_NO_SECTION, VOLIP_DAMAGED_HEAP; VOLIP_INVALID_ARGUMENT for more
+/// than the whole pool.
 void *volip_allocate(size_t byte_count);
 
 /// The same, aligned to a power of two up to 4,096.

@@ -3,8 +3,8 @@ import SystemPackage
 import TestSupport
 import Testing
 
-/// The list of the examples, in C and C++, as a user builds it; killed and recovered.
-@Suite struct ListTests {
+/// The examples in C and C++, as a user builds them; killed and recovered.
+@Suite struct KilledExampleTests {
   struct Example: Sendable, CustomTestStringConvertible {
     let source: String
     let compiler: Compiler
@@ -13,15 +13,20 @@ import Testing
 
   static let examples =
     Compiler.ofC.map { Example(source: "Examples/C/list.c", compiler: $0) }
-    + Compiler.ofCxx.map { Example(source: "Examples/Cxx/list.cpp", compiler: $0) }
+    + Compiler.ofCxx.flatMap {
+      [
+        Example(source: "Examples/Cxx/list.cpp", compiler: $0),
+        Example(source: "Examples/Cxx/bank.cpp", compiler: $0),
+      ]
+    }
 
   @Test(arguments: examples)
-  func aListThatIsKilledHasWhatWasAcknowledged(_ example: Example) async throws {
+  func anExampleThatIsKilledHasWhatWasAcknowledged(_ example: Example) async throws {
     let installation = try await Installation.shared
     let directory = TemporaryDirectory()
-    let program = directory.file("list")
+    let program = directory.file("example")
     try await installation.compile(example.source, with: example.compiler, to: program)
-    try await killAndCheck(installation, [program], directory.file("list.pool"), kills: 8)
+    try await killAndCheck(installation, [program], directory.file("example.pool"), kills: 8)
   }
 
   /// The program enters by itself, before its main.
@@ -45,15 +50,15 @@ import Testing
     try await killAndCheck(installation, command, directory.file("list.pool"), kills: 4)
   }
 
-  /// Kills it as often, each time after another number of pushes, and asks it what is there.
+  /// Kills it as often, each time after another number of sections, and asks it what is there.
   private func killAndCheck(
     _ installation: Installation, _ command: [String], _ pool: String, kills: Int
   ) async throws {
-    var generator = SeededGenerator.forTest("list \(command[0])")
+    var generator = SeededGenerator.forTest("killed example \(command[0])")
     var acknowledged = 0
     for kill in 0..<kills {
-      let pushes = Int.random(in: 1...500, using: &generator)
-      let last = try await push(installation, command + [pool, "0"], killAfter: pushes)
+      let sections = Int.random(in: 1...500, using: &generator)
+      let last = try await runAndKill(installation, command + [pool, "0"], killAfter: sections)
       #expect(last > acknowledged, "kill \(kill)")
       let outcome = try await installation.run(command[0], command.dropFirst() + [pool])
       let words = outcome.output.split(whereSeparator: \.isWhitespace)
@@ -67,7 +72,7 @@ import Testing
   }
 
   /// Kills the program when it has printed so many lines; returns the number on the last that came.
-  private func push(
+  private func runAndKill(
     _ installation: Installation, _ command: [String], killAfter lines: Int
   ) async throws -> Int {
     let overrides = Dictionary(

@@ -78,7 +78,8 @@ import Testing
     for name in Pages.matches(#"<doc:(\w+)>"#, in: page.text) {
       #expect(catalogue.contains(name + ".md"), "\(page): <doc:\(name)>")
     }
-    for target in Pages.matches(#"\]\(([^)#]+)\)"#, in: page.text) where !target.contains("://") {
+    for target in Pages.matches(#"\]\(([^)#]+)\)"#, in: page.text)
+    where !target.contains("://") && !target.hasPrefix("<doc:") {
       let isPicture = !target.contains("/") && !target.contains(".")
       let path = isPicture ? "Resources/\(target).svg" : target
       let file = directory.appending(path: path).path

@@ -86,10 +86,10 @@ fuzz: dependencies ## libFuzzer with AddressSanitizer over hostile pools; RUNS=1
 test-programs: release ## Programs that nobody here wrote, natively and in guest mode
 	@Scripts/test-programs.py $(PROGRAM_ARGUMENTS)
 
-bench: ## Benchmarks; BENCH_ARGUMENTS='--quick --json' for instance
+bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--quick --json' for instance
 	@Scripts/dependencies.sh bench
 	cd Benchmarks && $(SWIFT) build -c release
-	@cd Benchmarks && .build/release/volip-bench hashmap $(BENCH_ARGUMENTS)
+	@Benchmarks/bench.sh $(BENCH_ARGUMENTS)
 
 format: ## Formats all Swift code
 	$(SWIFT) format format --in-place --recursive --parallel $(SWIFT_FILES)

@@ -16,6 +16,8 @@ has_library libelf || missing+=(libelf-dev)
 if [ "${1:-}" = bench ]; then # what is measured beside us
   has_library libpmemobj || missing+=(libpmemobj-dev)
   has_library lmdb || missing+=(liblmdb-dev)
+  python3 -c 'import matplotlib' 2> /dev/null ||
+    /usr/bin/python3 -c 'import matplotlib' 2> /dev/null || missing+=(python3-matplotlib)
 fi
 command -v git > /dev/null || missing+=(git) # the package manager fetches packages with it
 

@@ -15,7 +15,7 @@ struct Allocate: ParsableCommand {
   @OptionGroup var configurations: ConfigurationOptions
 
   func run() throws {
-    Report(json: runOptions.json).show(try allocateBenchmark(runOptions, configurations.list))
+    try Report(runOptions).show(allocateBenchmark(runOptions, configurations.list))
   }
 }
 

@@ -10,6 +10,9 @@ struct RunOptions: ParsableArguments {
   @Flag(help: "Print one JSON object a line instead of tables.")
   var json = false
 
+  @Option(help: "A file to which the same is appended as JSON lines.", completion: .file())
+  var save: String?
+
   @Option(help: "Samples of each figure; the median is reported. Default 5, with --quick 3.")
   var repetitions: Int?
 

@@ -17,7 +17,7 @@ struct Collections: ParsableCommand {
   @OptionGroup var runOptions: RunOptions
 
   func run() throws {
-    Report(json: runOptions.json).show(try collectionsBenchmark(runOptions))
+    try Report(runOptions).show(collectionsBenchmark(runOptions))
   }
 }
 

@@ -43,8 +43,8 @@ struct Hashmap: ParsableCommand {
   @OptionGroup var hashmap: HashmapOptions
 
   func run() throws {
-    let report = Report(json: runOptions.json)
-    report.show(try hashmapBenchmark(runOptions, configurations.list, hashmap))
+    let report = Report(runOptions)
+    try report.show(hashmapBenchmark(runOptions, configurations.list, hashmap))
   }
 }
 

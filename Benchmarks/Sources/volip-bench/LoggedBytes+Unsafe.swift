@@ -12,7 +12,7 @@ struct LoggedBytes: ParsableCommand {
   @OptionGroup var configurations: ConfigurationOptions
 
   func run() throws {
-    Report(json: runOptions.json).show(try loggedBytesBenchmark(runOptions, configurations.list))
+    try Report(runOptions).show(loggedBytesBenchmark(runOptions, configurations.list))
   }
 }
 

@@ -13,7 +13,7 @@ struct Open: ParsableCommand {
 
   func run() throws {
     if mode == .guest { try VirtualMachine.enter() }
-    Report(json: runOptions.json).show(try openBenchmark(runOptions))
+    try Report(runOptions).show(openBenchmark(runOptions))
   }
 }
 

@@ -14,20 +14,21 @@ struct Primitives: ParsableCommand {
 
   func run() throws {
     let entering = mode == .guest ? try enterMeasurements() : []
-    let report = Report(json: runOptions.json)
-    report.show(try primitivesBenchmark(runOptions, entering))
-    if mode == .all { try runInGuest() }
+    try Report(runOptions).show(primitivesBenchmark(runOptions, entering))
+    if mode == .all { try runAgainInGuest("primitives", runOptions) }
   }
+}
 
-  /// The same in a process that enters the guest.
-  private func runInGuest() throws {
-    fflush(nil)
-    let options = (runOptions.quick ? ["--quick"] : []) + (runOptions.json ? ["--json"] : [])
-    let words = ["volip-bench", "primitives", "--mode", "guest"] + options
-    var arguments = words.map { strdup($0) } + [nil]
-    execv("/proc/self/exe", &arguments)
-    throw ValidationError("could not start again in guest mode")
-  }
+/// The same subcommand in this process's place, in guest mode.
+func runAgainInGuest(_ subcommand: String, _ run: RunOptions) throws {
+  fflush(nil)
+  let options =
+    (run.quick ? ["--quick"] : []) + (run.json ? ["--json"] : [])
+    + (run.save.map { ["--save", $0] } ?? [])
+  let words = ["volip-bench", subcommand, "--mode", "guest"] + options
+  var arguments = words.map { strdup($0) } + [nil]
+  execv("/proc/self/exe", &arguments)
+  throw ValidationError("could not start again in guest mode")
 }
 
 /// Pages in the working copy, and how many of them are written, spread evenly.

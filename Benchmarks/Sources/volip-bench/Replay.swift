@@ -12,7 +12,7 @@ struct Replay: ParsableCommand {
   @OptionGroup var runOptions: RunOptions
 
   func run() throws {
-    Report(json: runOptions.json).show(try replayBenchmark(runOptions))
+    try Report(runOptions).show(replayBenchmark(runOptions))
   }
 }
 

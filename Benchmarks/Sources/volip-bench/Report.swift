@@ -1,5 +1,8 @@
 // Report: figures as JSON lines for programs or as aligned tables for people.
 
+import ArgumentParser
+import Glibc
+
 /// The figures of one benchmark, and how its table looks.
 struct BenchmarkResult {
   let title: String
@@ -8,9 +11,16 @@ struct BenchmarkResult {
 }
 
 struct Report {
-  let json: Bool
+  private let json: Bool
+  private let file: String?
 
-  func show(_ result: BenchmarkResult) {
+  init(_ run: RunOptions) {
+    json = run.json
+    file = run.save
+  }
+
+  func show(_ result: BenchmarkResult) throws {
+    if let file { try append(result.measurements.map { $0.json + "\n" }.joined(), to: file) }
     if json {
       for measurement in result.measurements { print(measurement.json) }
     } else {
@@ -18,6 +28,14 @@ struct Report {
       print(result.table.text)
     }
   }
+}
+
+private func append(_ text: String, to path: String) throws {
+  guard let file = fopen(path, "a") else {
+    throw ValidationError("\(path): \(String(cString: strerror(errno)))")
+  }
+  defer { fclose(file) }
+  fputs(text, file)
 }
 
 /// Rows of cells; the columns are as wide as their widest cell.

@@ -8,7 +8,7 @@ struct VolipBench: ParsableCommand {
     subcommands: [
       Hashmap.self, Collections.self, Open.self, Replay.self, Allocate.self, LoggedBytes.self,
       All.self, FillLog.self,
-      GuestPeerCommand.self, Primitives.self,
+      GuestPeerCommand.self, Primitives.self, CommitTime.self,
     ])
 }
 
@@ -21,12 +21,12 @@ struct All: ParsableCommand {
   @OptionGroup var hashmap: HashmapOptions
 
   func run() throws {
-    let report = Report(json: runOptions.json)
-    report.show(try hashmapBenchmark(runOptions, configurations.list, hashmap))
-    report.show(try collectionsBenchmark(runOptions))
-    report.show(try openBenchmark(runOptions))
-    report.show(try replayBenchmark(runOptions))
-    report.show(try allocateBenchmark(runOptions, configurations.list))
-    report.show(try loggedBytesBenchmark(runOptions, configurations.list))
+    let report = Report(runOptions)
+    try report.show(hashmapBenchmark(runOptions, configurations.list, hashmap))
+    try report.show(collectionsBenchmark(runOptions))
+    try report.show(openBenchmark(runOptions))
+    try report.show(replayBenchmark(runOptions))
+    try report.show(allocateBenchmark(runOptions, configurations.list))
+    try report.show(loggedBytesBenchmark(runOptions, configurations.list))
   }
 }

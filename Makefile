@@ -48,7 +48,8 @@ test: build release lint ## Both builds, lint and all tests
 	@set -o pipefail; $(SWIFT) test --skip-build --disable-xctest 2>&1 | $(SUMMARY_LAST)
 
 test-quick: build ## Tests without those that kill processes: under a minute
-	$(SWIFT) test --skip-build --disable-xctest --skip CrashTests --skip ExampleTests
+	$(SWIFT) test --skip-build --disable-xctest --skip CrashTests --skip ExampleTests \
+	  --skip CFaceTests
 
 laboratory: dependencies
 	@$(LABORATORY) --product crash-laboratory

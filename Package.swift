@@ -55,6 +55,7 @@ let package = Package(
     .library(name: "VolipPreload", type: .dynamic, targets: ["CVolipPreload"]),
     // Installed as libvolip.so: there is a product of that name already.
     .library(name: "VolipC", type: .dynamic, targets: ["VolipC"]),
+    .library(name: "VolipWrap", type: .dynamic, targets: ["CVolipWrap", "VolipWrap"]),
     .executable(name: "volip", targets: ["VolipTool"]),
   ],
   traits: [.trait(name: laboratory, description: "Hooks and mutants of the crash laboratory")],
@@ -77,16 +78,30 @@ let package = Package(
       name: "CVolimem", dependencies: ["CLibelf"], path: "CSupport/CVolimem", cSettings: cSettings),
 
     .target(
-      name: "CVolipPreload", dependencies: ["CVolimem"], path: "CSupport/CVolipPreload",
+      name: "CVolipEnter", dependencies: ["CVolimem"], path: "CSupport/CVolipEnter",
+      cSettings: cSettings),
+    .target(
+      name: "CVolipPreload", dependencies: ["CVolipEnter"], path: "CSupport/CVolipPreload",
       cSettings: cSettings,
       // It goes into foreign programs: without the Swift runtime and what starts it.
       linkerSettings: [.unsafeFlags(["-nostartfiles"])]),
+    // The same with pools, which need the Swift runtime: in it, and seen by nobody else.
+    .target(
+      name: "CVolipWrap", dependencies: ["CVolipEnter"], path: "CSupport/CVolipWrap",
+      exclude: ["symbols.map"], cSettings: cSettings,
+      linkerSettings: [
+        .unsafeFlags([
+          "-static-stdlib", "-Xlinker", "--exclude-libs=ALL",
+          "-Xlinker", "--version-script=\(Context.packageDirectory)/CSupport/CVolipWrap/symbols.map",
+        ])
+      ]),
 
     core("VolipPersistence", ["CLibpmem", "CVolipPersistence"]),
     core("VolipPool", ["VolipPersistence"]),
     core("VolipMachine", ["VolipPool", "CVolimem"]),
     core("VolipWriteSet", ["VolipMachine", "CVolipWriteSet"]),
     core("VolipCommit", ["VolipWriteSet"]),
+    core("VolipWrap", ["VolipCommit"]),
     core("VolipHeap", ["VolipCommit"]),
     .target(
       name: "VolipMem", dependencies: ["VolipHeap"],
@@ -108,7 +123,8 @@ let package = Package(
     .executableTarget(
       name: "VolipTool",
       dependencies: [
-        "VolipMem", "CLibelf", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "VolipMem", "VolipWrap", "CLibelf",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: swiftSettings),
 

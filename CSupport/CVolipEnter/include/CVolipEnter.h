@@ -1,0 +1,18 @@
+// CVolipEnter: takes a process into guest mode before its main function, in the libraries that
+// `volip run` preloads into programs. There is nothing to call.
+//
+// What it reads from the environment:
+//   VOLIP_NATIVE_CHILDREN   programs that this one executes stay on the host
+//   VOLIP_PHYS_BITS, VOLIP_KVM_DEVICE, VOLIP_TRACE   as VirtualMachine.enter() does
+#ifndef CVOLIPENTER_H
+#define CVOLIPENTER_H
+
+#include <stdbool.h>
+
+/// Whether the process is to stay on the host: a library that offers it defines this.
+bool cvolipenter_stays_on_host(void) __attribute__((weak, visibility("hidden")));
+
+/// Exit status of a program that could not be taken into guest mode: "host unsupported".
+#define CVOLIPENTER_EXIT_UNSUPPORTED 5
+
+#endif

@@ -40,6 +40,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("ToolTests", ["VolipMem", "VolipTool", "volip-test-helper"]),
   ("CFaceTests", []),
   ("DocumentationTests", []),
+  ("WrapTests", ["volip-wrap-program"]),
   ("StyleTests", []),
 ]
 
@@ -159,6 +160,9 @@ let package = Package(
     .executableTarget(
       name: "volip-plain-program", path: "Tests/PlainProgram", cSettings: cSettings,
       linkerSettings: [.linkedLibrary("m"), .linkedLibrary("pthread")]),
+    .executableTarget(
+      name: "volip-wrap-program", path: "Tests/WrapProgram", cSettings: cSettings,
+      linkerSettings: [.linkedLibrary("pthread")]),
     // A pool from any bytes, opened and used: for tests, and for libFuzzer (`make fuzz`).
     .target(
       name: "HostilePool", dependencies: ["VolipMem", "CVolipPersistence"],

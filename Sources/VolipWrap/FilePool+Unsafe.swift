@@ -143,12 +143,16 @@ public final class FilePool {
   static func write(
     _ bytes: UnsafeRawBufferPointer, to target: Int32, at offset: UInt64, sparsely: Bool
   ) throws(PoolError) {
-    if sparsely, bytes.allSatisfy({ $0 == 0 }) { return }
+    guard let start = bytes.baseAddress else { return }
+    // SAFETY: all bytes equal their neighbour, and the first is 0.
+    if sparsely, start.load(as: UInt8.self) == 0, memcmp(start, start + 1, bytes.count - 1) == 0 {
+      return
+    }
     var done = 0
     while done < bytes.count {
       // SAFETY: the rest of the bytes.
       done += try require("pwrite") {
-        pwrite(target, bytes.baseAddress! + done, bytes.count - done, off_t(offset) + off_t(done))
+        pwrite(target, start + done, bytes.count - done, off_t(offset) + off_t(done))
       }
     }
   }

@@ -3,6 +3,8 @@
 
 #define BYTES (1 << 20)
 
+static const char *file_path;
+
 static void show(const char *what, const char *bytes, size_t count) {
   printf("%s: %.*s\n", what, (int)strnlen(bytes, count), bytes);
 }
@@ -39,7 +41,9 @@ static void writes(int fd, char *map) {
 }
 
 static void copies(int fd, char *map) {
-  int other = memfd_create("other", 0), ends[2];
+  char name[4096];
+  snprintf(name, sizeof name, "%s.other", file_path);
+  int other = open(name, O_RDWR | O_CREAT | O_TRUNC, 0600), ends[2];
   strcpy(map + 500, "to be copied");
   off_t from = 500, to = 0;
   printf("copy_file_range %zd\n", copy_file_range(fd, &from, other, &to, 13, 0));
@@ -150,6 +154,7 @@ const struct wrap_case file_cases[] = {
 int run_file_case(const struct wrap_case *it, const char *path) {
   int fd = open(path, O_RDWR);
   char *map = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  file_path = path;
   if (fd < 0 || map == MAP_FAILED)
     return perror("mmap"), 1;
   it->run(fd, map);

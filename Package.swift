@@ -35,7 +35,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("HostilePoolTests", ["VolipMem", "CTestSupport", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("CrashLaboratoryTests", ["CrashLaboratory"]),
-  ("ExampleTests", ["hashmap-demo", "collection-examples"]),
+  ("ExampleTests", ["hashmap-demo", "collection-examples", "memcached-demo"]),
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
   ("ToolTests", ["VolipMem", "VolipTool", "volip-test-helper"]),
   ("CFaceTests", []),
@@ -93,7 +93,8 @@ let package = Package(
       linkerSettings: [
         .unsafeFlags([
           "-static-stdlib", "-Xlinker", "--exclude-libs=ALL",
-          "-Xlinker", "--version-script=\(Context.packageDirectory)/CSupport/CVolipWrap/symbols.map",
+          "-Xlinker",
+          "--version-script=\(Context.packageDirectory)/CSupport/CVolipWrap/symbols.map",
         ])
       ]),
 
@@ -145,6 +146,13 @@ let package = Package(
     .executableTarget(
       name: "collection-examples", dependencies: ["VolipMem"], path: "Examples/Collections",
       swiftSettings: swiftSettings),
+
+    .executableTarget(
+      name: "memcached-demo",
+      dependencies: [
+        "VolipWrap", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      path: "Examples/Memcached", swiftSettings: swiftSettings),
 
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the build needs beyond a Swift toolchain, make and a C compiler: libpmem, libelf and
-# pkg-config, which tells the package manager where they are; with `bench` libpmemobj and LMDB too.
-# Quick when all of it is there;
+# pkg-config, which tells the package manager where they are; with `bench` libpmemobj and LMDB too,
+# with `memcached` that. Quick when all of it is there;
 # installs what is missing as root on Debian and its kin; else says what to install.
 set -euo pipefail
 
@@ -16,6 +16,9 @@ has_library libelf || missing+=(libelf-dev)
 if [ "${1:-}" = bench ]; then # what is measured beside us
   has_library libpmemobj || missing+=(libpmemobj-dev)
   has_library lmdb || missing+=(liblmdb-dev)
+fi
+if [ "${1:-}" = memcached ]; then # what is wrapped
+  command -v memcached > /dev/null || missing+=(memcached)
 fi
 command -v git > /dev/null || missing+=(git) # the package manager fetches packages with it
 

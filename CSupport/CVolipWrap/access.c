@@ -81,12 +81,17 @@ static ssize_t at_negative(void) { return errno = EINVAL, -1; }
 
 // Reading
 
+// Pipes between the program's own threads, too.
+static bool may_wait(int descriptor) {
+  return wrap_self.inside == 0 && descriptor_kind(descriptor) != KIND_PLAIN &&
+         wrap_would_wait(descriptor, POLLIN);
+}
+
 EXPORTED ssize_t read(int descriptor, void *buffer, size_t bytes) {
   struct wrap_file *file = file_of(descriptor);
   if (file != NULL)
     return access_file(file, descriptor, ONE(buffer, bytes), 1, -1, false);
-  if (wrap_self.inside != 0 || !descriptor_leaves(descriptor) ||
-      !wrap_would_wait(descriptor, POLLIN))
+  if (!may_wait(descriptor))
     return REAL(read)(descriptor, buffer, bytes);
   return WAIT(0, REAL(read)(descriptor, buffer, bytes));
 }
@@ -101,8 +106,7 @@ EXPORTED ssize_t readv(int descriptor, const struct iovec *parts, int count) {
   struct wrap_file *file = file_of(descriptor);
   if (file != NULL)
     return access_file(file, descriptor, parts, count, -1, false);
-  if (wrap_self.inside != 0 || !descriptor_leaves(descriptor) ||
-      !wrap_would_wait(descriptor, POLLIN))
+  if (!may_wait(descriptor))
     return REAL(readv)(descriptor, parts, count);
   return WAIT(0, REAL(readv)(descriptor, parts, count));
 }
@@ -146,15 +150,11 @@ ssize_t preadv64v2(int descriptor, const struct iovec *parts, int count, off_t o
 
 // Writing
 
-static bool holds(int descriptor) {
-  return output_is_held && wrap_self.inside == 0 && descriptor_leaves(descriptor);
-}
-
 EXPORTED ssize_t write(int descriptor, const void *buffer, size_t bytes) {
   struct wrap_file *file = file_of(descriptor);
   if (file != NULL)
     return access_file(file, descriptor, ONE(buffer, bytes), 1, -1, true);
-  if (holds(descriptor))
+  if (output_holds(descriptor))
     return output_hold(descriptor, ONE(buffer, bytes), 1);
   return REAL(write)(descriptor, buffer, bytes);
 }
@@ -163,7 +163,7 @@ EXPORTED ssize_t writev(int descriptor, const struct iovec *parts, int count) {
   struct wrap_file *file = file_of(descriptor);
   if (file != NULL)
     return access_file(file, descriptor, parts, count, -1, true);
-  if (holds(descriptor))
+  if (output_holds(descriptor))
     return output_hold(descriptor, parts, count);
   return REAL(writev)(descriptor, parts, count);
 }
@@ -242,7 +242,7 @@ EXPORTED ssize_t sendfile(int to, int from, off_t *offset, size_t bytes) {
   struct wrap_file *file = file_of(from);
   if (file != NULL)
     return copy_out_of(file, from, offset, to, NULL, bytes);
-  if (file_of(to) != NULL || holds(to))
+  if (file_of(to) != NULL || output_holds(to))
     return copy_into(from, offset, to, NULL, bytes);
   return REAL(sendfile)(to, from, offset, bytes);
 }
@@ -261,17 +261,17 @@ EXPORTED ssize_t copy_file_range(int from, off_t *from_offset, int to, off_t *to
 // As by a file system that has no splice.
 EXPORTED ssize_t splice(int from, off_t *from_offset, int to, off_t *to_offset, size_t bytes,
                         unsigned flags) {
-  if (file_of(from) != NULL || file_of(to) != NULL || holds(to))
+  if (file_of(from) != NULL || file_of(to) != NULL || output_holds(to))
     return errno = EINVAL, -1;
   return REAL(splice)(from, from_offset, to, to_offset, bytes, flags);
 }
 
 EXPORTED ssize_t tee(int from, int to, size_t bytes, unsigned flags) {
-  return holds(to) ? (errno = EINVAL, -1) : REAL(tee)(from, to, bytes, flags);
+  return output_holds(to) ? (errno = EINVAL, -1) : REAL(tee)(from, to, bytes, flags);
 }
 
 EXPORTED ssize_t vmsplice(int to, const struct iovec *parts, size_t count, unsigned flags) {
-  return holds(to) ? (errno = EINVAL, -1) : REAL(vmsplice)(to, parts, count, flags);
+  return output_holds(to) ? (errno = EINVAL, -1) : REAL(vmsplice)(to, parts, count, flags);
 }
 
 // Length

@@ -90,17 +90,34 @@ int descriptor_keep(int descriptor) {
   return moved;
 }
 
-bool descriptor_leaves(int descriptor) {
-  if (!is_number(descriptor))
-    return true;
-  if (kinds[descriptor] == KIND_UNKNOWN) {
-    struct stat status;
-    bool leaves = fstat(descriptor, &status) == 0 &&
-                  (S_ISSOCK(status.st_mode) || S_ISFIFO(status.st_mode) ||
-                   S_ISCHR(status.st_mode));
-    kinds[descriptor] = leaves ? KIND_OUTSIDE : KIND_PLAIN;
+void descriptor_give_up(int descriptor) {
+  if (is_number(descriptor))
+    file_numbers[descriptor] = 0;
+}
+
+static enum wrap_kind kind_of(mode_t mode) {
+  switch (mode & S_IFMT) {
+  case S_IFSOCK:
+    return KIND_SOCKET;
+  case S_IFIFO:
+  case S_IFCHR:
+    return KIND_OUTSIDE;
+  case S_IFREG:
+  case S_IFDIR:
+  case S_IFBLK:
+    return KIND_PLAIN;
+  default:  // events, timers
+    return KIND_INSIDE;
   }
-  return kinds[descriptor] == KIND_OUTSIDE;
+}
+
+enum wrap_kind descriptor_kind(int descriptor) {
+  if (!is_number(descriptor))
+    return KIND_OUTSIDE;
+  struct stat status;
+  if (kinds[descriptor] == KIND_UNKNOWN && fstat(descriptor, &status) == 0)
+    kinds[descriptor] = kind_of(status.st_mode);
+  return (enum wrap_kind)kinds[descriptor];
 }
 
 void descriptor_is_inside(int descriptor) {
@@ -125,6 +142,15 @@ static void pool_path(const struct pattern *pattern, const char *path, char *to,
     snprintf(to, bytes, "%s", pattern->pool);
   else
     snprintf(to, bytes, "%s.pool", path);
+}
+
+bool files_are_wanted(void) { return pattern_count > 0; }
+
+bool files_pool_path(const char *path, char *pool) {
+  const struct pattern *pattern = pattern_of(path);
+  if (pattern != NULL)
+    pool_path(pattern, path, pool, 4096);
+  return pattern != NULL;
 }
 
 static void read_patterns(const char *variable, enum wrap_commit commit) {
@@ -449,6 +475,17 @@ EXPORTED FILE *fopen(const char *restrict path, const char *restrict mode) {
   return NULL;
 }
 FILE *fopen64(const char *restrict path, const char *restrict mode) ALIAS(fopen);
+
+// The C library closes its descriptor unseen.
+EXPORTED int fclose(FILE *stream) {
+  int descriptor = stream != NULL ? fileno(stream) : -1;
+  if (descriptor >= 0 && wrap_self.inside == 0) {
+    fflush(stream);
+    output_before_close(descriptor);
+    descriptor_forget(descriptor);
+  }
+  return REAL(fclose)(stream);
+}
 
 EXPORTED int dup(int descriptor) {
   if (descriptor_is_ours(descriptor))

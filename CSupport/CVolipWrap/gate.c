@@ -1,15 +1,15 @@
 // The gate: when an epoch may be committed, and who waits for whom.
 //
-// `state` counts the threads that are not at a safe point (a system call in which they wait, holding
-// no lock), and says whether the gate is closed:
+// `state` counts the threads that are not at a safe point (a system call in which they wait,
+// holding no lock), and says whether the gate is closed:
 //
 //     begin_wait   count - 1; if an epoch is due the gate is closed first (rule 10)
 //     end_wait     gate open: count + 1, and on. Closed: stops here until it opens
 //     count 0 and closed   the thread that made it so commits the epoch, and opens the gate
 //
-// So an epoch needs no thread of its own and no signal. Two things the waiting threads cannot do are
-// done by a clock thread: an epoch that becomes due while all of them wait, and giving up on a thread
-// that computes on: then the gate opens again, the epoch is skipped and counted, and the next is due
+// So an epoch needs no thread of its own and no signal. What waiting threads cannot do is done by a
+// clock thread: an epoch that becomes due while all of them wait, and giving up on a thread that
+// computes on: then the gate opens again, the epoch is skipped and counted, and the next is due
 // later and later.
 //
 // Invariants
@@ -30,6 +30,7 @@
 // Microseconds.
 #define SKIP_TIME 10000      // a closed gate waits for a thread that computes
 #define SKIP_PAUSE_MAX 1000000
+#define CLOCK_TIME 1000      // output that the kernel does not take is tried again
 #define LAST_TIME 1000000    // the last epoch waits for a safe point
 
 #define BUCKETS 24           // of commit times: powers of two microseconds
@@ -298,10 +299,15 @@ static void *run_clock(void *unused) {
   for (;;) {
     while (!atomic_load(&is_awake))
       futex(&is_awake, FUTEX_WAIT, 0, 0);
+    output_drain();
     uint64_t now = wrap_now();
     uint64_t due = atomic_load(&due_at);
     if (due > now) {
       REAL(usleep)((useconds_t)(due - now));
+      continue;
+    }
+    if (!atomic_load(&has_run) && output_waits()) {
+      REAL(usleep)(CLOCK_TIME);
       continue;
     }
     if (!atomic_load(&has_run)) {
@@ -318,7 +324,6 @@ static void *run_clock(void *unused) {
       if (wrap_now() - atomic_load(&closed_at) >= SKIP_TIME)
         skip();
     }
-    output_drain();
   }
   return NULL;
 }

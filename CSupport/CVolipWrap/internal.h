@@ -128,15 +128,20 @@ void files_close_all(void);
 void files_forget(void);
 
 /// What kind of thing a descriptor is, for output: learned when first asked for.
-enum wrap_kind { KIND_UNKNOWN, KIND_PLAIN, KIND_OUTSIDE, KIND_INSIDE };
-bool descriptor_leaves(int descriptor);
+enum wrap_kind { KIND_UNKNOWN, KIND_PLAIN, KIND_INSIDE, KIND_OUTSIDE, KIND_SOCKET };
+enum wrap_kind descriptor_kind(int descriptor);
 void descriptor_is_inside(int descriptor);
 void descriptor_forget(int descriptor);
 bool descriptor_is_ours(int descriptor);
 /// Moves a descriptor of this library's to where programs have none.
 int descriptor_keep(int descriptor);
+/// Before it is closed.
+void descriptor_give_up(int descriptor);
 
 void mappings_forget(void);
+/// Whether there are patterns, and the pool of a path that one of them fits; it need not exist.
+bool files_are_wanted(void);
+bool files_pool_path(const char *path, char *pool);
 /// Commits a file whose program asks for it; 0, or -1 and errno.
 int file_sync(struct wrap_file *file);
 bool wrap_would_wait(int descriptor, short events);
@@ -147,12 +152,19 @@ void output_start(void);
 /// The descriptor is about to be closed: what is held for it goes out by another one.
 void output_before_close(int descriptor);
 /// Holds bytes for a descriptor, or nothing of them: errno EAGAIN.
+bool output_holds(int descriptor);
 ssize_t output_hold(int descriptor, const struct iovec *parts, int count);
 extern bool output_is_held;
 /// All that was held goes out: its epoch is durable.
 void output_release(uint64_t mark);
 uint64_t output_mark(void);
+/// Tries again what the kernel did not take.
 void output_drain(void);
+/// Whether there is some.
+bool output_waits(void);
+/// Waits until all that is durable has gone out.
+void output_finish(void);
+void output_forget(void);
 
 // Swift's side (Sources/VolipWrap)
 

@@ -1,7 +1,7 @@
 // Locks that a thread holds: while it has one, its waits are no safe points.
 //
-// A lock that another thread unlocks than the one that took it stays counted: fewer safe points, and
-// none too many.
+// A lock that another thread unlocks than the one that took it stays counted: fewer safe points,
+// and none too many.
 #define _GNU_SOURCE
 #include "internal.h"
 

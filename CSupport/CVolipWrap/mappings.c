@@ -92,8 +92,8 @@ static void *fail(int error) {
 }
 
 // A copy of the bytes as they are now.
-static void *map_privately(const struct wrap_file *file, void *address, size_t bytes, int protection,
-                           int flags, uint64_t offset) {
+static void *map_privately(const struct wrap_file *file, void *address, size_t bytes,
+                           int protection, int flags, uint64_t offset) {
   char *copy = REAL(mmap)(address, bytes, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
   if (copy == MAP_FAILED)
     return copy;
@@ -203,7 +203,7 @@ EXPORTED int sync_file_range(int descriptor, off_t offset, off_t bytes, unsigned
                                      : REAL(sync_file_range)(descriptor, offset, bytes, flags);
 }
 
-// Advice that would take written bytes away is given to shared mappings of files, where it does not.
+// Advice that would take written bytes away: on a shared mapping of a file it does not.
 EXPORTED int madvise(void *address, size_t bytes, int advice) {
   struct wrap_file *file = file_at(address);
   if (file == NULL)

@@ -42,7 +42,7 @@
   X(sem_wait) X(send) X(sendfile) X(sendmmsg) X(sendmsg) X(sendto) X(shutdown) X(sigaction)      \
   X(sigsuspend) X(sigtimedwait) X(sigwait) X(sigwaitinfo) X(sleep) X(socketpair) X(splice)       \
   X(syscall) X(tee) X(truncate) X(usleep) X(vmsplice) X(wait4) X(waitid) X(write) X(writev)      \
-  X(_exit) X(sync_file_range)
+  X(_exit) X(sync_file_range) X(unlinkat) X(renameat2) X(fclose)
 
 struct real {
 #define X(name) __typeof__(name) *name;

@@ -10,7 +10,16 @@
 extern char **environ;
 static pid_t own_process;
 
-bool cvolipenter_stays_on_host(void) { return getenv("VOLIP_NO_VM") != NULL; }
+// The machine's own calls on the way into the guest are not the program's: its signal handlers
+// least of all.
+bool cvolipenter_begin(void) {
+  bool enters = getenv("VOLIP_NO_VM") == NULL;
+  if (enters)
+    wrap_enter();
+  return enters;
+}
+
+void cvolipenter_end(void) { wrap_leave(); }
 
 bool wrap_is_ours(void) { return own_process == (pid_t)REAL(syscall)(SYS_getpid); }
 
@@ -31,7 +40,7 @@ static void end(void) {
   if (!gate_commit_last())
     wrap_say("the last epoch was not committed: threads were running when the program ended");
   files_close_all();
-  output_drain();
+  output_finish();
 }
 
 __attribute__((destructor)) static void at_exit(void) { end(); }
@@ -130,6 +139,7 @@ EXPORTED pid_t fork(void) {
     threads_forget();
     files_forget();
     mappings_forget();
+    output_forget();
     wrap_self.state = RUNNING;
     wrap_self.is_counted = true;
   }

@@ -9,8 +9,10 @@
 
 #include <stdbool.h>
 
-/// Whether the process is to stay on the host: a library that offers it defines this.
-bool cvolipenter_stays_on_host(void) __attribute__((weak, visibility("hidden")));
+/// For a library with more in it than this: what is to be done before, false if the process is to
+/// stay on the host; and what is to be done in the guest.
+bool cvolipenter_begin(void) __attribute__((weak, visibility("hidden")));
+void cvolipenter_end(void) __attribute__((weak, visibility("hidden")));
 
 /// Exit status of a program that could not be taken into guest mode: "host unsupported".
 #define CVOLIPENTER_EXIT_UNSUPPORTED 5

@@ -11,6 +11,7 @@
 //   signals.c   handlers run between waits, not in them
 //   files.c     which descriptors are wrapped files; their life
 //   access.c    read, write and their kin on them
+//   names.c     unlink and rename
 //   mappings.c  mmap, msync and their kin
 //   output.c    output that is held until its epoch is durable
 //

@@ -1,5 +1,5 @@
-// Wrapped: what the library in a wrapped program (CSupport/CVolipWrap) asks of the pools. Its C side
-// decides when; all calls are serialised by it, but for those of different pools.
+// Wrapped: what the library in a wrapped program (CSupport/CVolipWrap) asks of the pools. Its C
+// side decides when.
 
 import Glibc
 

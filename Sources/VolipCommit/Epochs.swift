@@ -1,7 +1,7 @@
 // Epochs: the commits of programs that know nothing of sections.
 //
-// From `beginEpochs` on all that is written to the pool belongs to the running epoch, whoever writes
-// it. `commitEpoch` makes it durable, all of it or nothing, and begins the next one. Who calls it
+// From `beginEpochs` on all that is written to the pool belongs to the running epoch, by whomever.
+// `commitEpoch` makes it durable, all of it or nothing, and begins the next one. Who calls it
 // knows that no thread is in the middle of a change: the pool cannot.
 //
 // Epochs and sections exclude each other, in one pool, while it is open.

@@ -4,6 +4,7 @@ SHELL = /bin/bash
 SWIFT ?= swift
 BENCH_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
+MEMCACHED_ARGUMENTS ?=
 PROGRAM_ARGUMENTS ?=
 KILLS ?= 1000
 RUNS ?= 10000000
@@ -21,6 +22,7 @@ SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift
 SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; fflush()} \
   END {print summary}'
 
+.PHONY: demo-memcached
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
 .PHONY: test-threads test-tsan fuzz install
@@ -43,6 +45,13 @@ install: release ## Command, C library and headers to PREFIX=/usr/local, below D
 demo: dependencies ## Kills a virtual machine 50 times and looks whether its hash map lost anything
 	$(SWIFT) build -c release --product hashmap-demo
 	@.build/release/hashmap-demo $(DEMO_ARGUMENTS)
+
+demo-memcached: dependencies ## Kills an unmodified memcached 50 times; MEMCACHED_ARGUMENTS=--host
+	@Scripts/dependencies.sh memcached
+	$(SWIFT) build -c release --product volip
+	$(SWIFT) build -c release --product VolipWrap
+	$(SWIFT) build -c release --product memcached-demo
+	@.build/release/memcached-demo $(MEMCACHED_ARGUMENTS)
 
 test: build release lint ## Both builds, lint and all tests
 	@set -o pipefail; $(SWIFT) test --skip-build --disable-xctest 2>&1 | $(SUMMARY_LAST)

@@ -35,11 +35,12 @@ let tests: [(String, [Target.Dependency])] = [
   ("HostilePoolTests", ["VolipMem", "CTestSupport", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("CrashLaboratoryTests", ["CrashLaboratory"]),
-  ("ExampleTests", ["hashmap-demo", "collection-examples"]),
+  ("ExampleTests", ["hashmap-demo", "collection-examples", "memcached-demo"]),
   ("ProgramTests", ["CLibelf", "volip-plain-program"]),
   ("ToolTests", ["VolipMem", "VolipTool", "volip-test-helper"]),
   ("CFaceTests", []),
   ("DocumentationTests", []),
+  ("WrapTests", ["volip-wrap-program"]),
   ("StyleTests", []),
 ]
 
@@ -55,6 +56,7 @@ let package = Package(
     .library(name: "VolipPreload", type: .dynamic, targets: ["CVolipPreload"]),
     // Installed as libvolip.so: there is a product of that name already.
     .library(name: "VolipC", type: .dynamic, targets: ["VolipC"]),
+    .library(name: "VolipWrap", type: .dynamic, targets: ["CVolipWrap", "VolipWrap"]),
     .executable(name: "volip", targets: ["VolipTool"]),
   ],
   traits: [.trait(name: laboratory, description: "Hooks and mutants of the crash laboratory")],
@@ -77,16 +79,31 @@ let package = Package(
       name: "CVolimem", dependencies: ["CLibelf"], path: "CSupport/CVolimem", cSettings: cSettings),
 
     .target(
-      name: "CVolipPreload", dependencies: ["CVolimem"], path: "CSupport/CVolipPreload",
+      name: "CVolipEnter", dependencies: ["CVolimem"], path: "CSupport/CVolipEnter",
+      cSettings: cSettings),
+    .target(
+      name: "CVolipPreload", dependencies: ["CVolipEnter"], path: "CSupport/CVolipPreload",
       cSettings: cSettings,
       // It goes into foreign programs: without the Swift runtime and what starts it.
       linkerSettings: [.unsafeFlags(["-nostartfiles"])]),
+    // The same with pools, which need the Swift runtime: in it, and seen by nobody else.
+    .target(
+      name: "CVolipWrap", dependencies: ["CVolipEnter"], path: "CSupport/CVolipWrap",
+      exclude: ["symbols.map"], cSettings: cSettings,
+      linkerSettings: [
+        .unsafeFlags([
+          "-static-stdlib", "-Xlinker", "--exclude-libs=ALL",
+          "-Xlinker",
+          "--version-script=\(Context.packageDirectory)/CSupport/CVolipWrap/symbols.map",
+        ])
+      ]),
 
     core("VolipPersistence", ["CLibpmem", "CVolipPersistence"]),
     core("VolipPool", ["VolipPersistence"]),
     core("VolipMachine", ["VolipPool", "CVolimem"]),
     core("VolipWriteSet", ["VolipMachine", "CVolipWriteSet"]),
     core("VolipCommit", ["VolipWriteSet"]),
+    core("VolipWrap", ["VolipCommit"]),
     core("VolipHeap", ["VolipCommit"]),
     .target(
       name: "VolipMem", dependencies: ["VolipHeap"],
@@ -108,7 +125,8 @@ let package = Package(
     .executableTarget(
       name: "VolipTool",
       dependencies: [
-        "VolipMem", "CLibelf", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "VolipMem", "VolipWrap", "CLibelf",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: swiftSettings),
 
@@ -129,6 +147,13 @@ let package = Package(
       name: "collection-examples", dependencies: ["VolipMem"], path: "Examples/Collections",
       swiftSettings: swiftSettings),
 
+    .executableTarget(
+      name: "memcached-demo",
+      dependencies: [
+        "VolipWrap", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      path: "Examples/Memcached", swiftSettings: swiftSettings),
+
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(
       name: "volip-test-helper",
@@ -143,6 +168,9 @@ let package = Package(
     .executableTarget(
       name: "volip-plain-program", path: "Tests/PlainProgram", cSettings: cSettings,
       linkerSettings: [.linkedLibrary("m"), .linkedLibrary("pthread")]),
+    .executableTarget(
+      name: "volip-wrap-program", path: "Tests/WrapProgram", cSettings: cSettings,
+      linkerSettings: [.linkedLibrary("pthread")]),
     // A pool from any bytes, opened and used: for tests, and for libFuzzer (`make fuzz`).
     .target(
       name: "HostilePool", dependencies: ["VolipMem", "CVolipPersistence"],

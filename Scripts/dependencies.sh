@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the build needs beyond a Swift toolchain, make and a C compiler: libpmem, libelf and
-# pkg-config, which tells the package manager where they are; with `bench` libpmemobj and LMDB too.
-# Quick when all of it is there;
+# pkg-config, which tells the package manager where they are; with `bench` libpmemobj and LMDB too,
+# with `memcached` that. Quick when all of it is there;
 # installs what is missing as root on Debian and its kin; else says what to install.
 set -euo pipefail
 
@@ -18,6 +18,9 @@ if [ "${1:-}" = bench ]; then # what is measured beside us
   has_library lmdb || missing+=(liblmdb-dev)
   python3 -c 'import matplotlib' 2> /dev/null ||
     /usr/bin/python3 -c 'import matplotlib' 2> /dev/null || missing+=(python3-matplotlib)
+fi
+if [ "${1:-}" = memcached ]; then # what is wrapped
+  command -v memcached > /dev/null || missing+=(memcached)
 fi
 command -v git > /dev/null || missing+=(git) # the package manager fetches packages with it
 

@@ -73,6 +73,8 @@ public final class PoolEngine: @unchecked Sendable {
   @exclusivity(unchecked) var parts: EngineParts
   @exclusivity(unchecked) var state = State.ready
   @exclusivity(unchecked) private var isDoomed = false
+  /// Whether everything that is written belongs to an epoch (Epochs.swift).
+  @exclusivity(unchecked) var isInEpochs = false
   @exclusivity(unchecked) private(set) var watchedPages = 0
   @exclusivity(unchecked) private var statistics = SectionStatistics()
   /// What the open section announces.
@@ -204,7 +206,7 @@ public final class PoolEngine: @unchecked Sendable {
 
   /// Runs `body` with the gate closed and no section open; inside a section of this thread the
   /// gate is closed already.
-  private func withGate<Result>(
+  func withGate<Result>(
     evenPoisoned: Bool = false, _ body: () throws(PoolError) -> Result
   ) throws(PoolError) -> Result {
     if isInSection { return try body() }
@@ -247,6 +249,7 @@ public final class PoolEngine: @unchecked Sendable {
     }
     try lock()
     do throws(PoolError) {
+      guard !isInEpochs else { throw .invalidArgument("a section of a pool that is in epochs") }
       setTracking(false)
       if kind == .exclusive || options.audit { try beginTracking() }
     } catch {
@@ -299,7 +302,7 @@ public final class PoolEngine: @unchecked Sendable {
   }
 
   /// Commits the section's writes, or takes them back where a nested section was aborted.
-  private func endSection() throws(PoolError) {
+  func endSection() throws(PoolError) {
     if isDoomed {
       try endWithoutCommit()
       throw .sectionAborted

@@ -33,6 +33,9 @@ struct Run: ParsableCommand {
       """)
   var trace: String?
 
+  @OptionGroup(title: "Persistent files")
+  var wrapping: Wrapping
+
   @Argument(parsing: .postTerminator, help: "The program and its arguments, after --.")
   var command: [String] = []
 
@@ -48,8 +51,8 @@ struct Run: ParsableCommand {
     do {
       let path = try ProgramFile.find(command[0])
       try ProgramFile(path: path).check()
-      try VirtualMachine.checkDevice()
-      try setUpEnvironment(library: Library.path())
+      if !wrapping.noVM { try VirtualMachine.checkDevice() }
+      try setUpEnvironment(library: Library.path(wraps: wrapping.isWanted))
       let errorNumber = execute(path, command)
       throw Refusal("\(path) cannot be executed: \(errorText(errorNumber)).")
     } catch let error as MachineError {
@@ -68,6 +71,7 @@ struct Run: ParsableCommand {
       unsetenv("VOLIP_NATIVE_CHILDREN")
     }
     setenv(VirtualMachine.callPathSwitch, syscalls.rawValue, 1)
+    if wrapping.isWanted { wrapping.setUpEnvironment() }
     if let trace { setenv(VirtualMachine.traceSwitch, trace, 1) }
   }
 }
@@ -77,10 +81,13 @@ extension VirtualMachine.CallPath: ExpressibleByArgument {}
 /// The library that is preloaded.
 enum Library {
   static let name = "libVolipPreload.so"
+  /// The larger one, for persistent files.
+  static let wrappingName = "libVolipWrap.so"
 
-  static func path() throws -> String {
+  static func path(wraps: Bool = false) throws -> String {
     let own = ownPath()
     let directory = own[..<(own.lastIndex(of: "/") ?? own.startIndex)]
+    let name = wraps ? wrappingName : name
     // As `swift build` leaves it beside the command, and as installed.
     for place in [directory + "/", directory + "/../lib/"]
     where access(place + name, R_OK) == 0 {

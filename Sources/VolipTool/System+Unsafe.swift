@@ -17,6 +17,15 @@ func printError(_ line: String) {
   _ = write(STDERR_FILENO, text, text.utf8.count)
 }
 
+/// A path from the root on; one that does not exist, or is a pattern, is taken as it is.
+func absolutePath(_ path: String) -> String {
+  guard !path.hasPrefix("/") else { return path }
+  // SAFETY: getcwd's result is a C string of its own, copied and freed here.
+  guard let directory = getcwd(nil, 0) else { return path }
+  defer { free(directory) }
+  return String(cString: directory) + "/" + path
+}
+
 /// The file of this very program, links resolved.
 func ownPath() -> String {
   // SAFETY: realpath's result is a C string of its own, copied and freed here.

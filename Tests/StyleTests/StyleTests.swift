@@ -8,8 +8,8 @@ import Testing
 
   /// The modules in the order of the way of the data.
   static let modules = [
-    "VolipPersistence", "VolipPool", "VolipMachine", "VolipWriteSet", "VolipCommit", "VolipHeap",
-    "VolipMem", "VolipC", "VolipTool",
+    "VolipPersistence", "VolipPool", "VolipMachine", "VolipWriteSet", "VolipCommit", "VolipWrap",
+    "VolipHeap", "VolipMem", "VolipC", "VolipTool",
   ]
 
   struct SourceFile {

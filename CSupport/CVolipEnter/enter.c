@@ -4,7 +4,7 @@
 // initialised and the program's own code has not run yet.
 #define _GNU_SOURCE
 #include "CVolimem.h"
-#include "CVolipPreload.h"
+#include "CVolipEnter.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -15,12 +15,6 @@
 #include <unistd.h>
 
 extern char **environ;
-
-// Words for the linker, where swift build collects them: it names the Swift runtime for every
-// library, and this one goes into foreign programs without it.
-__asm__(".pushsection .swift1_autolink_entries, \"e\", @progbits\n"
-        ".asciz \"-Wl,--as-needed\"\n"
-        ".popsection");
 
 static bool is_traced(const char *kind) {
   const char *kinds = getenv("VOLIP_TRACE");
@@ -61,7 +55,7 @@ static void refuse(const char *sentence, int error_number) {
   const char *reason = error_number != 0 ? strerror(error_number) : "";
   dprintf(STDERR_FILENO, "volip: %s cannot run in guest mode: %s%s%s. `volip doctor` says more.\n",
           program_invocation_short_name, sentence, error_number != 0 ? ": " : "", reason);
-  _exit(CVOLIPPRELOAD_EXIT_UNSUPPORTED);
+  _exit(CVOLIPENTER_EXIT_UNSUPPORTED);
 }
 
 // Takes this library out of a list of preloaded ones, in place: main's own envp stays valid.
@@ -98,6 +92,8 @@ static void keep_children_native(void) {
 }
 
 __attribute__((constructor)) static void enter(void) {
+  if (cvolipenter_begin != NULL && !cvolipenter_begin())
+    return;
   if (is_traced_by_another())
     refuse("a debugger or tracer would see the host's side of it only (volip run --native-children "
            "leaves what a debugger starts on the host, --trace traces the program)", 0);
@@ -120,4 +116,6 @@ __attribute__((constructor)) static void enter(void) {
     refuse(failure.operation, failure.error_number);
   if (getenv("VOLIP_NATIVE_CHILDREN") != NULL)
     keep_children_native();
+  if (cvolipenter_end != NULL)
+    cvolipenter_end();
 }

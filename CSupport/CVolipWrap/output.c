@@ -1,0 +1,343 @@
+// Output that is held: what leaves the process goes out when the epoch that it answers for is
+// durable (rule 17). So whoever gets an answer can rely on what it says, whatever happens then.
+//
+// A call on a socket or an inherited pipe copies its bytes into one queue, in the order of the
+// calls, and says that they are written. When an epoch is durable everything goes out that was in
+// the queue when it began. What the kernel does not take yet stays, and keeps what follows for the
+// same descriptor; others pass it.
+//
+//   held ----- epoch durable -----> released ----- the kernel takes it -----> gone
+//
+// Bounds: 8 MiB a descriptor; then a call that does not wait says EAGAIN, and one that does waits,
+// which is a safe point, for the next epoch. A failure is reported by the next call on the same
+// descriptor. A closed descriptor's output goes out by a duplicate.
+//
+// Descriptors whose both ends are in the process (pipe, socketpair) are not held, nor files: they
+// are read again by the program itself. Streams (printf) are the C library's own calls, and not
+// seen; a message with descriptors is refused with ENOTSUP.
+//
+// `queue_lock` guards the queue; it is held over calls of the kernel that do not wait.
+#define _GNU_SOURCE
+#include "internal.h"
+
+#include <string.h>
+
+#define HELD_MAX (8ul << 20)     // bytes of one descriptor
+#define DESCRIPTORS 65536
+#define PIPE_BYTES 4096ul        // that a pipe which can be written to takes at once
+
+enum action { SEND, SHUT, CLOSE };
+
+struct item {
+  struct item *next;
+  uint64_t number;     // in the order of the calls
+  int descriptor;
+  enum action action;
+  int how;             // of a shutdown
+  bool is_socket;
+  socklen_t name_bytes;
+  struct sockaddr_storage name;
+  size_t bytes, done;
+  char data[];
+};
+
+bool output_is_held;
+static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct item *first, **last = &first;
+static uint64_t issued;                   // number of the last item
+static _Atomic uint64_t released;         // items up to this number may go out
+static _Atomic uint64_t queued;           // items in the queue
+static size_t held_bytes[DESCRIPTORS];
+static int failures[DESCRIPTORS];
+
+static bool is_small(int descriptor) { return descriptor >= 0 && descriptor < DESCRIPTORS; }
+
+static size_t *bytes_of(int descriptor) {
+  return &held_bytes[is_small(descriptor) ? descriptor : 0];
+}
+
+static void append(struct item *item) {
+  item->number = ++issued;
+  item->next = NULL;
+  *last = item;
+  last = &item->next;
+  *bytes_of(item->descriptor) += item->bytes;
+  atomic_fetch_add(&queued, 1);
+  gate_hurry();
+}
+
+// Tries to send; true if the item is over.
+static bool go_out(struct item *item) {
+  switch (item->action) {
+  case SHUT:
+    REAL(shutdown)(item->descriptor, item->how);
+    return true;
+  case CLOSE:
+    descriptor_give_up(item->descriptor);
+    REAL(close)(item->descriptor);
+    return true;
+  case SEND:
+    break;
+  }
+  do {
+    const char *data = item->data + item->done;
+    size_t bytes = item->bytes - item->done;
+    ssize_t sent;
+    if (item->is_socket) {
+      sent = REAL(sendto)(item->descriptor, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL,
+                          item->name_bytes > 0 ? (struct sockaddr *)&item->name : NULL,
+                          item->name_bytes);
+    } else {
+      struct pollfd one = {item->descriptor, POLLOUT, 0};
+      if (REAL(poll)(&one, 1, 0) <= 0)
+        return false;
+      sent = REAL(write)(item->descriptor, data, bytes < PIPE_BYTES ? bytes : PIPE_BYTES);
+    }
+    if (sent < 0 && errno == EINTR)
+      continue;
+    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+      return false;
+    if (sent < 0) {
+      if (is_small(item->descriptor))
+        failures[item->descriptor] = errno;
+      return true;
+    }
+    item->done += (size_t)sent;
+  } while (item->done < item->bytes);
+  return true;
+}
+
+// Everything released, but what stands behind an item of the same descriptor that has to wait.
+static void send_released(void) {
+  int waiting[64];
+  int waiting_count = 0;
+  struct item **place = &first;
+  while (*place != NULL && (*place)->number <= atomic_load(&released)) {
+    struct item *item = *place;
+    bool waits = waiting_count == 64;
+    for (int i = 0; i < waiting_count && !waits; i++)
+      waits = waiting[i] == item->descriptor;
+    if (waits || !go_out(item)) {
+      if (!waits)
+        waiting[waiting_count++] = item->descriptor;
+      place = &item->next;
+      continue;
+    }
+    *place = item->next;
+    if (item->next == NULL)
+      last = place;
+    *bytes_of(item->descriptor) -= item->bytes;
+    atomic_fetch_sub(&queued, 1);
+    free(item);
+  }
+}
+
+uint64_t output_mark(void) {
+  if (!output_is_held)
+    return 0;
+  REAL(pthread_mutex_lock)(&queue_lock);
+  uint64_t mark = issued;
+  REAL(pthread_mutex_unlock)(&queue_lock);
+  return mark;
+}
+
+void output_release(uint64_t mark) {
+  if (!output_is_held)
+    return;
+  REAL(pthread_mutex_lock)(&queue_lock);
+  if (mark > atomic_load(&released))
+    atomic_store(&released, mark);
+  send_released();
+  REAL(pthread_mutex_unlock)(&queue_lock);
+}
+
+bool output_waits(void) {
+  if (!output_is_held || atomic_load(&queued) == 0)
+    return false;
+  REAL(pthread_mutex_lock)(&queue_lock);
+  bool waits = first != NULL && first->number <= atomic_load(&released);
+  REAL(pthread_mutex_unlock)(&queue_lock);
+  return waits;
+}
+
+void output_drain(void) {
+  if (!output_is_held || atomic_load(&queued) == 0)
+    return;
+  wrap_enter();
+  REAL(pthread_mutex_lock)(&queue_lock);
+  send_released();
+  REAL(pthread_mutex_unlock)(&queue_lock);
+  wrap_leave();
+}
+
+// The process ends: what is durable goes out, and whoever reads slowly is waited for.
+void output_finish(void) {
+  while (output_waits()) {
+    output_drain();
+    if (output_waits())
+      REAL(usleep)(1000);
+  }
+}
+
+static bool waits_for_room(int descriptor, int flags) {
+  return (flags & MSG_DONTWAIT) == 0 && (REAL(fcntl)(descriptor, F_GETFL) & O_NONBLOCK) == 0;
+}
+
+// Room for more output of a descriptor: an errno, or 0.
+static int wait_for_room(int descriptor, int flags) {
+  while (*bytes_of(descriptor) >= HELD_MAX) {
+    output_drain();
+    if (*bytes_of(descriptor) < HELD_MAX)
+      break;
+    if (!waits_for_room(descriptor, flags))
+      return EAGAIN;
+    WAIT(0, REAL(usleep)(200));  // at a safe point the epoch can be committed
+  }
+  return 0;
+}
+
+static ssize_t hold(int descriptor, const struct iovec *parts, int count, int flags,
+                    const struct sockaddr *name, socklen_t name_bytes) {
+  size_t bytes = 0;
+  for (int i = 0; i < count; i++)
+    bytes += parts[i].iov_len;
+  if (is_small(descriptor) && failures[descriptor] != 0) {
+    errno = failures[descriptor];
+    failures[descriptor] = 0;
+    if (errno == EPIPE && (flags & MSG_NOSIGNAL) == 0)
+      raise(SIGPIPE);
+    return -1;
+  }
+  int error = wait_for_room(descriptor, flags);
+  wrap_enter();  // a handler that interrupts must not hold output, too
+  struct item *item = error == 0 ? malloc(sizeof *item + bytes) : NULL;
+  if (item == NULL) {
+    wrap_leave();
+    return errno = error != 0 ? error : ENOMEM, -1;
+  }
+  *item = (struct item){.descriptor = descriptor, .action = SEND, .bytes = bytes,
+                        .is_socket = descriptor_kind(descriptor) == KIND_SOCKET,
+                        .name_bytes = name_bytes};
+  if (name_bytes > 0)
+    memcpy(&item->name, name, name_bytes);
+  char *to = item->data;
+  for (int i = 0; i < count; to += parts[i++].iov_len)
+    memcpy(to, parts[i].iov_base, parts[i].iov_len);
+  REAL(pthread_mutex_lock)(&queue_lock);
+  append(item);
+  REAL(pthread_mutex_unlock)(&queue_lock);
+  wrap_leave();
+  return (ssize_t)bytes;
+}
+
+ssize_t output_hold(int descriptor, const struct iovec *parts, int count) {
+  return hold(descriptor, parts, count, 0, NULL, 0);
+}
+
+bool output_holds(int descriptor) {
+  return output_is_held && wrap_self.inside == 0 && atomic_load(&gate_is_used) &&
+         descriptor_kind(descriptor) >= KIND_OUTSIDE;
+}
+
+static bool append_action(int descriptor, enum action action, int how) {
+  struct item *item = calloc(1, sizeof *item);
+  if (item == NULL)
+    return false;
+  *item = (struct item){.descriptor = descriptor, .action = action, .how = how};
+  append(item);
+  return true;
+}
+
+// Its output goes out by a duplicate, which is closed behind it.
+void output_before_close(int descriptor) {
+  if (!output_is_held || wrap_self.inside != 0 || !is_small(descriptor))
+    return;
+  failures[descriptor] = 0;
+  if (atomic_load(&queued) == 0)
+    return;
+  wrap_enter();
+  REAL(pthread_mutex_lock)(&queue_lock);
+  int other = -1;
+  bool is_any = false;
+  for (struct item *item = first; item != NULL; item = item->next)
+    is_any |= item->descriptor == descriptor;
+  if (is_any)
+    other = descriptor_keep(REAL(fcntl)(descriptor, F_DUPFD_CLOEXEC, 0));
+  for (struct item *item = first; item != NULL && other >= 0; item = item->next)
+    if (item->descriptor == descriptor) {
+      item->descriptor = other;
+      *bytes_of(descriptor) -= item->bytes;
+      *bytes_of(other) += item->bytes;
+    }
+  if (other >= 0)
+    append_action(other, CLOSE, 0);
+  REAL(pthread_mutex_unlock)(&queue_lock);
+  wrap_leave();
+}
+
+void output_forget(void) {
+  first = NULL;
+  last = &first;
+  output_is_held = false;
+  pthread_mutex_init(&queue_lock, NULL);
+}
+
+void output_start(void) {
+  const char *text = getenv("VOLIP_ACKS");
+  output_is_held = text != NULL && strcmp(text, "durable") == 0;
+}
+
+// The program's calls
+
+EXPORTED ssize_t sendto(int descriptor, const void *buffer, size_t bytes, int flags,
+                        const struct sockaddr *name, socklen_t name_bytes) {
+  const struct iovec part = {(void *)buffer, bytes};
+  if (!output_holds(descriptor))
+    return REAL(sendto)(descriptor, buffer, bytes, flags, name, name_bytes);
+  if ((flags & ~(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE)) != 0 ||
+      name_bytes > sizeof(struct sockaddr_storage))
+    return errno = EOPNOTSUPP, -1;
+  return hold(descriptor, &part, 1, flags, name, name != NULL ? name_bytes : 0);
+}
+
+EXPORTED ssize_t send(int descriptor, const void *buffer, size_t bytes, int flags) {
+  return sendto(descriptor, buffer, bytes, flags, NULL, 0);
+}
+
+EXPORTED ssize_t sendmsg(int descriptor, const struct msghdr *message, int flags) {
+  if (!output_holds(descriptor))
+    return REAL(sendmsg)(descriptor, message, flags);
+  if (message->msg_controllen != 0) {
+    wrap_say("a message with control data cannot be held until it is durable");
+    return errno = ENOTSUP, -1;
+  }
+  if ((flags & ~(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE)) != 0 ||
+      message->msg_namelen > sizeof(struct sockaddr_storage))
+    return errno = EOPNOTSUPP, -1;
+  return hold(descriptor, message->msg_iov, (int)message->msg_iovlen, flags, message->msg_name,
+              message->msg_name != NULL ? message->msg_namelen : 0);
+}
+
+EXPORTED int sendmmsg(int descriptor, struct mmsghdr *messages, unsigned count, int flags) {
+  if (!output_holds(descriptor))
+    return REAL(sendmmsg)(descriptor, messages, count, flags);
+  unsigned done = 0;
+  for (; done < count; done++) {
+    ssize_t sent = sendmsg(descriptor, &messages[done].msg_hdr, flags);
+    if (sent < 0)
+      break;
+    messages[done].msg_len = (unsigned)sent;
+  }
+  return done > 0 ? (int)done : -1;
+}
+
+EXPORTED int shutdown(int descriptor, int how) {
+  if (!output_holds(descriptor) || how == SHUT_RD || atomic_load(&queued) == 0)
+    return REAL(shutdown)(descriptor, how);
+  wrap_enter();
+  REAL(pthread_mutex_lock)(&queue_lock);
+  bool is_held = append_action(descriptor, SHUT, how);
+  REAL(pthread_mutex_unlock)(&queue_lock);
+  wrap_leave();
+  return is_held ? 0 : (errno = ENOMEM, -1);
+}

@@ -1,0 +1,197 @@
+// Programs whose memory has a rule: two words are equal whenever the program waits.
+#include "cases.h"
+
+#define BYTES (1 << 20)
+
+static volatile long *map_words(const char *path) {
+  int fd = open(path, O_RDWR | O_CREAT, 0600);
+  if (ftruncate(fd, BYTES) != 0)
+    exit(1);
+  void *map = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (map == MAP_FAILED)
+    exit(1);
+  return map;
+}
+
+static void compute(long microseconds) {
+  struct timespec start, now;
+  clock_gettime(CLOCK_MONOTONIC, &start);
+  do
+    clock_gettime(CLOCK_MONOTONIC, &now);
+  while ((now.tv_sec - start.tv_sec) * 1000000 + (now.tv_nsec - start.tv_nsec) / 1000 <
+         microseconds);
+}
+
+// What is in the file: the words, one a line.
+static int show(const char *path, char **rest) {
+  (void)rest;
+  volatile long *words = map_words(path);
+  for (int i = 0; i < 4; i++)
+    printf("%ld\n", words[1024 * i]);
+  return 0;
+}
+
+static volatile long *shared;
+
+// Two words far from each other, equal but in the middle of a change.
+static void *change_for_ever(void *unused) {
+  (void)unused;
+  for (long i = 1;; i++) {
+    shared[0] = i;
+    compute(20);
+    shared[1024] = i;
+    usleep(10);
+  }
+}
+
+// The same with a lock that the other thread takes, too, and waits with.
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static void *change_with_lock(void *unused) {
+  (void)unused;
+  for (long i = 1;; i++) {
+    pthread_mutex_lock(&mutex);
+    shared[2048] = i;
+    usleep(20);  // no safe point: it holds a lock
+    shared[3072] = i;
+    pthread_mutex_unlock(&mutex);
+    usleep(10);
+  }
+}
+
+static int changes(const char *path, char **rest) {
+  shared = map_words(path);
+  pthread_t threads[3];
+  pthread_create(&threads[0], NULL, change_for_ever, NULL);
+  pthread_create(&threads[1], NULL, change_with_lock, NULL);
+  puts("running"), fflush(stdout);
+  usleep((useconds_t)atoi(rest[0]));
+  kill(getpid(), SIGKILL);
+  return 0;
+}
+
+// Breaks the rule: waits in the middle of a change.
+static int breaks(const char *path, char **rest) {
+  (void)rest;
+  shared = map_words(path);
+  shared[0] = 1;
+  usleep(50000);
+  kill(getpid(), SIGKILL);
+  shared[1024] = 1;
+  return 0;
+}
+
+// One thread computes for long; the other one is not stopped for as long.
+static void *compute_long(void *unused) {
+  (void)unused;
+  compute(300000);
+  shared[1024] = 1;
+  return NULL;
+}
+
+static int computes(const char *path, char **rest) {
+  (void)rest;
+  shared = map_words(path);
+  pthread_t thread;
+  pthread_create(&thread, NULL, compute_long, NULL);
+  long rounds = 0;
+  for (; shared[1024] == 0; rounds++)
+    usleep(1000);
+  printf("%s\n", rounds >= 5 ? "went on" : "was stopped");
+  fflush(stdout);
+  kill(getpid(), SIGUSR2);
+  pthread_join(thread, NULL);
+  return 0;
+}
+
+// A handler that interrupts a wait changes both words, and takes its time.
+static void handler(int number) {
+  (void)number;
+  shared[0]++;
+  compute(3000);
+  shared[1024]++;
+}
+
+static void *send_signals(void *thread) {
+  for (;;) {
+    pthread_kill(*(pthread_t *)thread, SIGUSR1);
+    usleep(500);
+  }
+}
+
+static int handles(const char *path, char **rest) {
+  shared = map_words(path);
+  pthread_t self = pthread_self(), sender;
+  signal(SIGUSR1, handler);
+  pthread_create(&sender, NULL, send_signals, &self);
+  struct timespec limit, now;
+  clock_gettime(CLOCK_MONOTONIC, &limit);
+  do {
+    usleep(1000);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+  } while ((now.tv_sec - limit.tv_sec) * 1000000 + (now.tv_nsec - limit.tv_nsec) / 1000 <
+           atoi(rest[0]));
+  kill(getpid(), SIGKILL);
+  return 0;
+}
+
+// Ends in some way, without a wait after its last change.
+static int ends(const char *path, char **rest) {
+  shared = map_words(path);
+  shared[0] = shared[1024] = 7;
+  if (strcmp(rest[0], "return") == 0)
+    return 0;
+  if (strcmp(rest[0], "_exit") == 0)
+    _exit(0);
+  if (strcmp(rest[0], "exec") == 0)
+    execlp("true", "true", NULL);
+  if (strcmp(rest[0], "munmap") == 0) {
+    for (int fd = 3; fd < 10; fd++)
+      close(fd);
+    munmap((void *)shared, BYTES);
+    kill(getpid(), SIGKILL);
+  }
+  if (strcmp(rest[0], "thread") == 0)
+    pthread_exit(NULL);
+  return 1;
+}
+
+// A child has no pools, and its parent keeps its own.
+static int forks(const char *path, char **rest) {
+  (void)rest;
+  shared = map_words(path);
+  shared[0] = 1;
+  pid_t child = fork();
+  if (child == 0) {
+    shared[0] = 2;
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  printf("child: signal %d\n", WTERMSIG(status));
+  shared[1024] = shared[0];
+  return 0;
+}
+
+// Two changes, the second not committed by the call.
+static int syncs(const char *path, char **rest) {
+  shared = map_words(path);
+  int fd = open(path, O_RDWR);
+  shared[0] = shared[1024] = 1;
+  if (strcmp(rest[0], "msync") == 0)
+    printf("%d\n", msync((void *)shared, 4096, MS_SYNC));
+  else if (strcmp(rest[0], "fsync") == 0)
+    printf("%d\n", fsync(fd));
+  else
+    printf("%d\n", fdatasync(fd));
+  fflush(stdout);
+  shared[0] = 2;
+  usleep(20000);
+  kill(getpid(), SIGKILL);
+  return 0;
+}
+
+const struct wrap_verb verbs[] = {
+    {"show", show},         {"changes", changes}, {"breaks", breaks}, {"computes", computes},
+    {"handles", handles},   {"ends", ends},       {"forks", forks},   {"syncs", syncs},
+    {NULL, NULL},
+};

@@ -1,0 +1,53 @@
+import TestSupport
+import Testing
+
+/// Calls on a wrapped file answer what they answer on a plain one, and what they leave is durable
+/// after an epoch, though the program is killed.
+@Suite(.serialized) struct WrappedFileTests {
+  static let cases = [
+    "reads", "writes", "copies", "lengths", "appends", "kernel-writes", "mappings", "descriptors",
+  ]
+
+  private static let content = (0..<1 << 20).map { UInt8(truncatingIfNeeded: 97 + $0 % 23) }
+
+  @Test(arguments: cases, Place.all)
+  func aWrappedFileIsAsAPlainOne(_ name: String, _ place: Place) async throws {
+    let plain = TemporaryDirectory()
+    FileBytes.write(Self.content, to: plain.file("file"))
+    let native = try await Helper.run(
+      "volip-wrap-program", ["file", name, plain.file("file")])
+    let wrapped = Wrapped(place: place)
+    FileBytes.write(Self.content, to: wrapped.file)
+    let outcome = try await wrapped.run(["file", name, wrapped.file])
+    #expect(native.status == .signaled(9) && outcome.status == .signaled(9))
+    #expect(!native.output.isEmpty && outcome.output == native.output, "\(outcome.errors)")
+    let bytes = try await wrapped.bytes()
+    let expected = FileBytes.read(plain.file("file"))
+    #expect(bytes.count == expected.count)
+    let difference = zip(bytes, expected).enumerated().first { $1.0 != $1.1 }?.offset
+    #expect(difference == nil)
+  }
+
+  /// The pool has the bytes from its first moment; the plain file keeps its own.
+  @Test(arguments: Place.all)
+  func aPoolIsMadeOfTheFileOnce(_ place: Place) async throws {
+    let wrapped = Wrapped(place: place)
+    FileBytes.write([9, 0, 0, 0, 0, 0, 0, 0] + .init(repeating: 0, count: 100), to: wrapped.file)
+    #expect(try await wrapped.words() == [9, 0, 0, 0])
+    FileBytes.write([5], to: wrapped.file)
+    #expect(try await wrapped.words() == [9, 0, 0, 0])
+    #expect(try await wrapped.bytes()[0] == 9)
+  }
+
+  @Test func aPoolThatHoldsNoFileIsRefused() async throws {
+    let wrapped = Wrapped(place: .host)
+    FileBytes.write([1, 2, 3], to: wrapped.file)
+    FileBytes.write(.init(repeating: 7, count: 10000), to: wrapped.pool)
+    let outcome = try await wrapped.run(["show", wrapped.file])
+    #expect(outcome.status != .exited(0))
+    #expect(outcome.errors.contains("volip: ") && outcome.errors.contains("file.pool"))
+    let extracted = try await Helper.run(
+      "volip", ["extract", wrapped.pool, wrapped.directory.file("out")])
+    #expect(extracted.status == .exited(1))
+  }
+}

@@ -92,7 +92,7 @@ static void keep_children_native(void) {
 }
 
 __attribute__((constructor)) static void enter(void) {
-  if (cvolipenter_begin != NULL && !cvolipenter_begin())
+  if (!cvolipenter_begin())
     return;
   if (is_traced_by_another())
     refuse("a debugger or tracer would see the host's side of it only (volip run --native-children "
@@ -116,6 +116,5 @@ __attribute__((constructor)) static void enter(void) {
     refuse(failure.operation, failure.error_number);
   if (getenv("VOLIP_NATIVE_CHILDREN") != NULL)
     keep_children_native();
-  if (cvolipenter_end != NULL)
-    cvolipenter_end();
+  cvolipenter_end();
 }

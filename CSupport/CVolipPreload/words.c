@@ -1,4 +1,8 @@
-// Nothing but the words that make CVolipEnter a library of its own.
+// What makes CVolipEnter a library of its own: nothing to do before and after.
+#include <CVolipEnter.h>
+
+bool cvolipenter_begin(void) { return true; }
+void cvolipenter_end(void) {}
 
 // Words for the linker, where swift build collects them: it names the Swift runtime for every
 // library, and this one goes into foreign programs without it.

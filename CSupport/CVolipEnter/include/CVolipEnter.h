@@ -9,10 +9,10 @@
 
 #include <stdbool.h>
 
-/// For a library with more in it than this: what is to be done before, false if the process is to
-/// stay on the host; and what is to be done in the guest.
-bool cvolipenter_begin(void) __attribute__((weak, visibility("hidden")));
-void cvolipenter_end(void) __attribute__((weak, visibility("hidden")));
+/// What the library around it has to do: before, false if the process is to stay on the host; and in
+/// the guest.
+bool cvolipenter_begin(void) __attribute__((visibility("hidden")));
+void cvolipenter_end(void) __attribute__((visibility("hidden")));
 
 /// Exit status of a program that could not be taken into guest mode: "host unsupported".
 #define CVOLIPENTER_EXIT_UNSUPPORTED 5

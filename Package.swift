@@ -113,8 +113,8 @@ let package = Package(
     .target(name: "CVolip", path: "CSupport/CVolip", exclude: ["volip.map"], cSettings: cSettings),
     .target(
       name: "VolipC", dependencies: ["VolipMem", "CVolip"], swiftSettings: swiftSettings,
-      // It goes into programs that know nothing of Swift: with the runtime inside, and nothing to be
-      // seen from outside but volip.h.
+      // It goes into programs that know nothing of Swift: with the runtime inside, and nothing to
+      // be seen from outside but volip.h.
       linkerSettings: [
         .unsafeFlags([
           "-static-stdlib", "-Xlinker", "-soname=libvolip.so.0", "-Xlinker",

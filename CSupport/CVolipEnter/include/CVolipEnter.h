@@ -9,8 +9,8 @@
 
 #include <stdbool.h>
 
-/// What the library around it has to do: before, false if the process is to stay on the host; and in
-/// the guest.
+/// What the library around it has to do: before, false if the process is to stay on the host; and
+/// in the guest.
 bool cvolipenter_begin(void) __attribute__((visibility("hidden")));
 void cvolipenter_end(void) __attribute__((visibility("hidden")));
 

@@ -2,7 +2,7 @@
 """Databases that map their files, under failure-atomic msync: killed at random moments, reopened,
 and checked by their own checkers. Nobody here wrote them.
 
-  test-peers.py [--build DIR] [--kills N] [--seed N] [--place host|guest] [PEER ...]
+  test-peers.py [--build DIR] [--kills N] [--seed N] [--place host|guest|native] [PEER ...]
 
 Each peer ends in one line: its name, where it ran, kills, lost, inconsistent. What a database said
 was durable and is not there is lost; what its checker complains of is inconsistent. The exit status
@@ -31,6 +31,8 @@ class Bench:
         self.environment = dict(os.environ, VOLIP_PERSISTENCE="cache-line")
 
     def command(self, pattern, program):
+        if self.place == "native":
+            return program
         options = ["--no-vm"] if self.place == "host" else []
         return [self.volip, "run", *options, "--atomic-msync", pattern, "--", *program]
 
@@ -73,7 +75,10 @@ def kyoto(bench, kills, program, manager, name):
         said = bench.run_and_kill(name, [program, "tran", "-it", "1000", "-hard", name, "300"],
                                   ready="iteration 1 checking")
         checked = bench.ask(name, [manager, "check", "-onr", name])
-        if checked.returncode != 0:
+        # A file that was not closed is longer than what is in it, natively too.
+        complaints = [line for line in checked.stderr.split("\n")
+                      if "failed" in line and "DB::size failed" not in line]
+        if complaints or (checked.returncode != 0 and "DB::size failed" not in checked.stderr):
             bad += 1
             print(checked.stdout + checked.stderr, file=sys.stderr)
         committed += said.count("count:")
@@ -154,7 +159,8 @@ def main():
     parser.add_argument("--build", default=f"{ROOT}/.build/release")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    parser.add_argument("--place", choices=["host", "guest"])
+    parser.add_argument("--place", choices=["host", "guest", "native"],
+                        help="native: without us, to see the checkers complain")
     parser.add_argument("--folder", default=None, help="on the file system to use")
     parser.add_argument("peers", nargs="*", metavar="PEER", choices=[[], *PEERS])
     options = parser.parse_args()

@@ -23,7 +23,7 @@ SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; ff
   END {print summary}'
 
 PEER_ARGUMENTS ?=
-.PHONY: demo-memcached test-peers
+.PHONY: demo-memcached test-peers bench-memcached
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
 .PHONY: test-threads test-tsan fuzz install
@@ -105,6 +105,10 @@ bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--qu
 	@Scripts/dependencies.sh bench
 	cd Benchmarks && $(SWIFT) build -c release
 	@Benchmarks/bench.sh $(BENCH_ARGUMENTS)
+
+bench-memcached: release ## memcached with commits every 0.1 to 100 ms, natively and wrapped
+	@Scripts/dependencies.sh memcached
+	@Benchmarks/Memcached/bench.py $(BENCH_ARGUMENTS)
 
 format: ## Formats all Swift code
 	$(SWIFT) format format --in-place --recursive --parallel $(SWIFT_FILES)

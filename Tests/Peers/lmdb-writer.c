@@ -1,5 +1,6 @@
-// lmdb-writer FOLDER [show]: transactions with MDB_WRITEMAP that give many keys the same number, and
-// say it when they are committed; killed by the script. `show` prints the number, if all keys agree.
+// lmdb-writer FOLDER [show]: transactions with MDB_WRITEMAP that give many keys the same number,
+// and say it when they are committed; killed by the script. `show` prints the number, if all keys
+// agree.
 #include <lmdb.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -22,7 +22,8 @@ SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift
 SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; fflush()} \
   END {print summary}'
 
-.PHONY: demo-memcached
+PEER_ARGUMENTS ?=
+.PHONY: demo-memcached test-peers bench-memcached
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
 .PHONY: test-threads test-tsan fuzz install
@@ -52,6 +53,10 @@ demo-memcached: dependencies ## Kills an unmodified memcached 50 times; MEMCACHE
 	$(SWIFT) build -c release --product VolipWrap
 	$(SWIFT) build -c release --product memcached-demo
 	@.build/release/memcached-demo $(MEMCACHED_ARGUMENTS)
+
+test-peers: release ## Kyoto Cabinet, LMDB and SQLite under failure-atomic msync, killed
+	@Scripts/dependencies.sh peers
+	@Scripts/test-peers.py $(PEER_ARGUMENTS)
 
 test: build release lint ## Both builds, lint and all tests
 	@set -o pipefail; $(SWIFT) test --skip-build --disable-xctest 2>&1 | $(SUMMARY_LAST)
@@ -100,6 +105,10 @@ bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--qu
 	@Scripts/dependencies.sh bench
 	cd Benchmarks && $(SWIFT) build -c release
 	@Benchmarks/bench.sh $(BENCH_ARGUMENTS)
+
+bench-memcached: release ## memcached with commits every 0.1 to 100 ms, natively and wrapped
+	@Scripts/dependencies.sh memcached
+	@Benchmarks/Memcached/bench.py $(BENCH_ARGUMENTS)
 
 format: ## Formats all Swift code
 	$(SWIFT) format format --in-place --recursive --parallel $(SWIFT_FILES)

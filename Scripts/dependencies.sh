@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the build needs beyond a Swift toolchain, make and a C compiler: libpmem, libelf and
 # pkg-config, which tells the package manager where they are; with `bench` libpmemobj and LMDB too,
-# with `memcached` that. Quick when all of it is there;
+# with `memcached` or `peers` those. Quick when all of it is there;
 # installs what is missing as root on Debian and its kin; else says what to install.
 set -euo pipefail
 
@@ -21,6 +21,12 @@ if [ "${1:-}" = bench ]; then # what is measured beside us
 fi
 if [ "${1:-}" = memcached ]; then # what is wrapped
   command -v memcached > /dev/null || missing+=(memcached)
+fi
+if [ "${1:-}" = peers ]; then # what is killed
+  command -v kchashtest > /dev/null || missing+=(kyotocabinet-utils)
+  command -v mdb_dump > /dev/null || missing+=(lmdb-utils)
+  command -v sqlite3 > /dev/null || missing+=(sqlite3)
+  has_library lmdb || missing+=(liblmdb-dev)
 fi
 command -v git > /dev/null || missing+=(git) # the package manager fetches packages with it
 

@@ -87,10 +87,16 @@ static bool may_wait(int descriptor) {
          wrap_would_wait(descriptor, POLLIN);
 }
 
+static bool is_socket(int descriptor) {
+  return wrap_self.inside == 0 && descriptor_kind(descriptor) == KIND_SOCKET;
+}
+
 EXPORTED ssize_t read(int descriptor, void *buffer, size_t bytes) {
   struct wrap_file *file = file_of(descriptor);
   if (file != NULL)
     return access_file(file, descriptor, ONE(buffer, bytes), 1, -1, false);
+  if (is_socket(descriptor) && bytes > 0)  // it need not ask first
+    return recv(descriptor, buffer, bytes, 0);
   if (!may_wait(descriptor))
     return REAL(read)(descriptor, buffer, bytes);
   return WAIT(0, REAL(read)(descriptor, buffer, bytes));
@@ -106,6 +112,10 @@ EXPORTED ssize_t readv(int descriptor, const struct iovec *parts, int count) {
   struct wrap_file *file = file_of(descriptor);
   if (file != NULL)
     return access_file(file, descriptor, parts, count, -1, false);
+  if (is_socket(descriptor)) {
+    struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = (size_t)count};
+    return recvmsg(descriptor, &message, 0);
+  }
   if (!may_wait(descriptor))
     return REAL(readv)(descriptor, parts, count);
   return WAIT(0, REAL(readv)(descriptor, parts, count));

@@ -176,8 +176,14 @@ EXPORTED ssize_t __recv_chk(int descriptor, void *buffer, size_t bytes, size_t r
 }
 
 EXPORTED ssize_t recvmsg(int descriptor, struct msghdr *message, int flags) {
-  bool waits = (flags & MSG_DONTWAIT) == 0 && wrap_would_wait(descriptor, POLLIN);
-  return MIGHT_WAIT(waits, REAL(recvmsg)(descriptor, message, flags));
+  if (flags & MSG_WAITALL)
+    return WAIT(0, REAL(recvmsg)(descriptor, message, flags));
+  const struct msghdr before = *message;
+  ssize_t result = REAL(recvmsg)(descriptor, message, flags | MSG_DONTWAIT);
+  if (!shall_wait(descriptor, result, flags))
+    return result;
+  *message = before;
+  return WAIT(0, REAL(recvmsg)(descriptor, message, flags));
 }
 
 EXPORTED int recvmmsg(int descriptor, struct mmsghdr *messages, unsigned count, int flags,

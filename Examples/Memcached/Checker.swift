@@ -70,25 +70,30 @@ struct Checker {
     acknowledgedCount += 1
   }
 
-  /// Compares every key with what it may be.
+  /// Compares every key with what it may be, 50 at a time.
   mutating func check(_ client: Client, afterKill number: Int) throws {
-    for index in 0..<keyCount {
-      let value = try client.get(Self.key(index))
-      let version = value.flatMap { Self.version(of: $0, index) }
-      if value != nil, version == nil || version! > issued[index] {
-        wrong += 1
-        complaints.append("kill \(number): item \(index) is wrong")
-        continue
-      }
-      let found = version ?? 0
-      if found < acknowledged[index] {
-        lost += 1
-        oldestLost = max(oldestLost, times[index])
-        complaints.append(
-          "kill \(number): item \(index) is \(found), acknowledged was \(acknowledged[index])")
-      }
-      acknowledged[index] = found
+    for first in stride(from: 0, to: keyCount, by: 50) {
+      let indexes = first..<min(first + 50, keyCount)
+      let values = try client.get(indexes.map(Self.key))
+      for (index, value) in zip(indexes, values) { judge(index, value, afterKill: number) }
     }
+  }
+
+  private mutating func judge(_ index: Int, _ value: [UInt8]?, afterKill number: Int) {
+    let version = value.flatMap { Self.version(of: $0, index) }
+    if value != nil, version == nil || version! > issued[index] {
+      wrong += 1
+      complaints.append("kill \(number): item \(index) is wrong")
+      return
+    }
+    let found = version ?? 0
+    if found < acknowledged[index] {
+      lost += 1
+      oldestLost = max(oldestLost, times[index])
+      complaints.append(
+        "kill \(number): item \(index) is \(found), acknowledged was \(acknowledged[index])")
+    }
+    acknowledged[index] = found
   }
 
   /// The version that a value says, if all of its bytes do.

@@ -85,11 +85,16 @@ final class Client {
     Array("set \(key) 0 0 \(value.count)\r\n".utf8) + value + [13, 10]
   }
 
-  /// The value of a key, nil if there is none.
-  func get(_ key: String) throws -> [UInt8]? {
-    guard send(Array("get \(key)\r\n".utf8)), let head = line() else {
-      throw Failure(description: "memcached is gone")
-    }
+  /// The values of some keys, all asked for at once; nil where there is none.
+  func get(_ keys: [String]) throws -> [[UInt8]?] {
+    guard send(Array(keys.map { "get \($0)\r\n" }.joined().utf8)) else { throw Self.gone }
+    return try keys.map(value(of:))
+  }
+
+  private static let gone = Failure(description: "memcached is gone")
+
+  private func value(of key: String) throws -> [UInt8]? {
+    guard let head = line() else { throw Self.gone }
     if head == "END" { return nil }
     guard head.hasPrefix("VALUE \(key) "), let count = Int(head.split(separator: " ")[3]),
       let value = bytes(count + 2), line() == "END"

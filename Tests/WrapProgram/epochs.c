@@ -190,8 +190,46 @@ static int syncs(const char *path, char **rest) {
   return 0;
 }
 
+static void *kill_after(void *time) {
+  usleep((useconds_t)atoi(time));
+  kill(getpid(), SIGKILL);
+  return NULL;
+}
+
+// Says each number to the outside right after it is in the file, by several kinds of calls.
+static int answers(const char *path, char **rest) {
+  shared = map_words(path);
+  pthread_t killer;
+  pthread_create(&killer, NULL, kill_after, rest[0]);
+  for (long i = 1;; i++) {
+    char text[32];
+    int bytes = snprintf(text, sizeof text, "%ld\n", i);
+    struct iovec parts[2] = {{text, 1}, {text + 1, (size_t)bytes - 1}};
+    shared[0] = shared[1024] = i;
+    ssize_t written = i % 2 == 0 ? write(1, text, (size_t)bytes) : writev(1, parts, 2);
+    if (written != bytes)
+      return 1;
+    if (i % 7 == 0)
+      usleep(1);
+  }
+}
+
+// Says something and ends; what it says is about what is in the file.
+static int farewell(const char *path, char **rest) {
+  (void)rest;
+  shared = map_words(path);
+  shared[0] = shared[1024] = 5;
+  int other = dup(1);
+  bool is_said = write(1, "one\n", 4) == 4 && write(other, "two\n", 4) == 4;
+  close(other);
+  is_said = is_said && write(1, "three\n", 6) == 6;
+  close(1);
+  return is_said ? 0 : 1;
+}
+
 const struct wrap_verb verbs[] = {
     {"show", show},         {"changes", changes}, {"breaks", breaks}, {"computes", computes},
     {"handles", handles},   {"ends", ends},       {"forks", forks},   {"syncs", syncs},
+    {"answers", answers},   {"farewell", farewell},
     {NULL, NULL},
 };

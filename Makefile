@@ -26,7 +26,7 @@ PEER_ARGUMENTS ?=
 .PHONY: demo-memcached test-peers bench-memcached
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
-.PHONY: test-threads test-tsan fuzz install
+.PHONY: documentation test-threads test-tsan fuzz install
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -109,6 +109,9 @@ bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--qu
 bench-memcached: release ## memcached with commits every 0.1 to 100 ms, natively and wrapped
 	@Scripts/dependencies.sh memcached
 	@Benchmarks/Memcached/bench.py $(BENCH_ARGUMENTS)
+
+documentation: build ## The documentation for a browser, in .build/documentation
+	@Scripts/documentation.sh
 
 format: ## Formats all Swift code
 	$(SWIFT) format format --in-place --recursive --parallel $(SWIFT_FILES)

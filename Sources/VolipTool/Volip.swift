@@ -15,7 +15,9 @@ struct Volip: ParsableCommand {
       """,
     version: version,
     subcommands: [
-      Create.self, Info.self, Check.self, Dump.self, Recover.self, Copy.self, Extract.self, Run.self, Doctor.self,
+      Create.self, Info.self, Check.self, Dump.self, Recover.self, Copy.self, Export.self,
+      Import.self,
+      Trim.self, Compact.self, Stat.self, Extract.self, Run.self, Doctor.self,
       Measure.self,
     ])
 

@@ -25,7 +25,7 @@ SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; ff
 .PHONY: demo-memcached
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
-.PHONY: test-threads test-tsan fuzz install
+.PHONY: test-threads test-tsan fuzz install man
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -95,6 +95,9 @@ fuzz: dependencies ## libFuzzer with AddressSanitizer over hostile pools; RUNS=1
 
 test-programs: release ## Programs that nobody here wrote, natively and in guest mode
 	@Scripts/test-programs.py $(PROGRAM_ARGUMENTS)
+
+man: release ## Man pages and completions, into .build/man
+	@Scripts/man-pages.py .build/release/volip .build/man
 
 bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--quick --json' for instance
 	@Scripts/dependencies.sh bench

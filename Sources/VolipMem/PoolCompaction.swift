@@ -17,6 +17,7 @@ package enum PoolCompaction {
   package static func run(
     _ path: String, lowersHighWater: Bool
   ) throws(PoolError) -> Summary {
+    guard try !PoolView.isInUse(path) else { throw .inUse(path: path) }
     let first = try PoolView(path)
     let before = try first.allocatedBytes()
     try requireConsistent(first)

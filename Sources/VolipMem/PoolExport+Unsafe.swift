@@ -16,8 +16,8 @@ package enum PoolExport {
   package static func write(
     _ path: String, to target: String, report: (_ done: UInt64, _ total: UInt64) -> Void
   ) throws(PoolError) -> Summary {
-    let view = try PoolView(path)
     guard try !PoolView.isInUse(path) else { throw .inUse(path: path) }
+    let view = try PoolView(path)
     if let problem = try view.check().problems.first {
       throw .damagedHeap(offset: problem.offset.bytes, reason: problem.reason)
     }
@@ -37,6 +37,9 @@ package enum PoolExport {
     _ view: PoolView, to stream: ExportStream, report: (_ done: UInt64, _ total: UInt64) -> Void
   ) throws(PoolError) -> Summary {
     let header = ExportHeader(geometry: view.superblock.geometry, lastLsn: view.lastLsn)
+    guard try ExportHeader(header.line, path: view.path) == header else {
+      throw .invalidArgument("\(view.path) has its parts where no new pool has them")
+    }
     try stream.write(header.line)
     let runs = try view.runs().filter { !$0.isFree }.map(\.pages)
     let total = UInt64(runs.reduce(0) { $0 + $1.count })

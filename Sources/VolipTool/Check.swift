@@ -21,13 +21,36 @@ struct Check: ParsableCommand {
   @Flag(help: "A pool that recovery would change is not all right: exit status 3.")
   var closed = false
 
+  @Flag(
+    help: """
+      List words of blocks that hold an address of the last run's other memory: needs --maps. Exit \
+      status 2 if there are any.
+      """)
+  var pointers = false
+
+  @Option(
+    help: "What /proc/PID/maps of the program said (volip copy --maps saves it).",
+    completion: .file())
+  var maps: String?
+
   @OptionGroup var output: Output
+
+  func validate() throws {
+    guard pointers == (maps != nil) else {
+      throw ValidationError("--pointers and --maps go together.")
+    }
+    guard !(quick && pointers) else { throw ValidationError("--pointers looks at each block.") }
+  }
 
   func run() throws {
     try output.run {
       guard try !PoolView.isInUse(path) else { throw PoolError.inUse(path: path) }
       let view = try PoolView(path)
-      let report = quick ? try view.checkQuickly() : try fullCheck(view)
+      var report = quick ? try view.checkQuickly() : try fullCheck(view)
+      if let maps {
+        let found = try ForeignPointers.find(in: view, report, mapsFile: maps)
+        report = HeapReport(report, adding: found)
+      }
       try view.requireUndisturbed()
       let verdict = Verdict(report, needsRecovery: view.needsRecovery, mustBeClosed: closed)
       show(view, report, verdict)

@@ -18,6 +18,11 @@ struct Copy: ParsableCommand {
   @Argument(help: "The copy: a name that does not exist yet.", completion: .file())
   var target: String
 
+  @Option(
+    help: "Save what /proc/PID/maps says of the program, for volip check --pointers.",
+    completion: .file())
+  var maps: String?
+
   @OptionGroup var output: Output
 
   func run() throws {
@@ -25,6 +30,7 @@ struct Copy: ParsableCommand {
       var progress = Progress("copying", output)
       defer { progress.end() }
       let copy = try PoolCopy(from: path, to: target) { progress.show($0, of: $1) }
+      if let maps { try ForeignPointers.saveMaps(of: path, to: maps) }
       output.show([
         ("path", .text(path)), ("target", .text(target)), ("lastLsn", Json(copy.lastLsn)),
         ("copiedBytes", Json(copy.copiedBytes)), ("followedRecords", Json(copy.followedRecords)),

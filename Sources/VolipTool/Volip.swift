@@ -17,7 +17,7 @@ struct Volip: ParsableCommand {
     subcommands: [
       Create.self, Info.self, Check.self, Dump.self, Recover.self, Copy.self, Export.self,
       Import.self,
-      Trim.self, Compact.self, Stat.self, Extract.self, Run.self, Doctor.self,
+      Trim.self, Compact.self, Stat.self, Bench.self, Extract.self, Run.self, Doctor.self,
       Measure.self,
     ])
 

@@ -33,7 +33,7 @@ struct Bench: ParsableCommand {
     try output.run {
       let path = "\(directory)/volip-bench-\(getpid()).pool"
       let pool = try Pool.create(path, byteCount: 128 << 20)
-      defer { unlink(path) }
+      unlink(path)  // whatever ends this process, nothing is left
       let (tracked, announced) = try pool.section { section in
         let count = Self.wordCount
         return (

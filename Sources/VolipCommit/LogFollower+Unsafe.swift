@@ -44,7 +44,7 @@ final class LogFollower {
   ///
   /// - Throws: `.inUse` when the writer was faster.
   func drain() throws(PoolError) {
-    // A log has no more than its size at a time; who writes without end is not followed without end.
+    // A log has no more than its size at a time; nobody is followed without end.
     var end = live.end + superblock.geometry.logBytes
     repeat {
       while live.end < end, let record = recovery.next(in: live) {

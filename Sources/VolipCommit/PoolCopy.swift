@@ -5,7 +5,7 @@
 //             after its last one
 //   replay    the records over the copied image, in order: the state after the last of them
 //
-// It is what recovery does with a file that a crash left, whose image has parts of what the log has.
+// It is what recovery does after a crash, which leaves an image with parts of what the log has.
 // Nobody waits for the copy, and it waits for nobody: a writer that fills the log faster than it is
 // read makes it begin again. The copy has no name before it is whole and durable.
 

@@ -186,8 +186,8 @@ extension PoolError: CustomStringConvertible {
 }
 
 extension PoolError {
-  /// Exit code for a command-line tool: 1 failure, 2 inconsistent, 3 needs recovery, 4 in use, 5 host unsupported,
-  /// 6 unknown format, 64 usage.
+  /// Exit code for a command-line tool: 1 failure, 2 inconsistent, 3 needs recovery, 4 in use, 5
+  /// host unsupported, 6 unknown format, 64 usage.
   public var exitCode: Int32 {
     switch self {
     case .damagedSuperblock, .damagedLog, .unreadable, .damagedHeap, .truncated, .damagedExport: 2

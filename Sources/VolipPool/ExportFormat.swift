@@ -47,7 +47,7 @@ package struct ExportHeader: Equatable {
       ], seed: Self.magic)
   }
 
-  /// - Throws: `.notAPool`, `.foreignVersion`, or `.damagedSuperblock` for a line that is not whole.
+  /// - Throws: `.notAPool`, `.foreignVersion`, or `.damagedExport` for a line that is not whole.
   package init(_ line: ExportLine, path: String) throws(PoolError) {
     let words = line.words
     guard words[0] == Self.magic else {

@@ -120,19 +120,20 @@ struct Check: ParsableCommand {
     let problems = report.problems.map { problem in
       Json.object([("offset", Json(problem.offset.bytes)), ("reason", .text(problem.reason))])
     }
-    output.show([
+    let word = output.verdict(verdict.rawValue, isGood: verdict == .consistent)
+    let log = view.needsRecovery ? "; \(view.records.count) records to be recovered" : ""
+    let heap = quick ? "" : ", \(report.blocks.count) blocks"
+    let line = "\(Output.printable(path)): \(word)\(heap)\(log)"
+    let fields: [(String, Json)] = [
       ("path", .text(path)), ("verdict", .text(verdict.rawValue)), ("quick", .bool(quick)),
       ("problems", .list(problems)), ("needsRecovery", .bool(view.needsRecovery)),
       ("logRecords", Json(view.records.count)), ("lastLsn", Json(view.lastLsn)),
       ("blocks", quick ? .null : Json(report.blocks.count)),
       ("allocatedBlockBytes", quick ? .null : Json(report.allocatedBytes)),
       ("repairs", .list(repairs.map { .text($0) })),
-    ]) {
-      let word = output.verdict(verdict.rawValue, isGood: verdict == .consistent)
-      let log = view.needsRecovery ? "; \(view.records.count) records to be recovered" : ""
-      let heap = quick ? "" : ", \(report.blocks.count) blocks"
-      let repaired = repairs.map { "\(path): repaired: \($0)" }
-      return repaired + report.problems.map { "\(path): \($0)" } + ["\(path): \(word)\(heap)\(log)"]
+    ]
+    output.show(fields, verdict: line) {
+      repairs.map { "\(path): repaired: \($0)" } + report.problems.map { "\(path): \($0)" }
     }
   }
 }

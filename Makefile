@@ -96,8 +96,8 @@ fuzz: dependencies ## libFuzzer with AddressSanitizer over hostile pools; RUNS=1
 test-programs: release ## Programs that nobody here wrote, natively and in guest mode
 	@Scripts/test-programs.py $(PROGRAM_ARGUMENTS)
 
-man: release ## Man pages and completions, into .build/man
-	@Scripts/man-pages.py .build/release/volip .build/man
+man: release ## Man pages and completions, into .build/share; make install takes them along
+	@Scripts/man-pages.py .build/release/volip .build/share
 
 bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--quick --json' for instance
 	@Scripts/dependencies.sh bench

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Man pages and completions of volip, from what the command says of itself.
 
-man-pages.py VOLIP DIRECTORY: DIRECTORY/man1/volip.1 and one page a verb, and
-DIRECTORY/completions/{volip.bash,_volip,volip.fish}.
+man-pages.py VOLIP DIRECTORY: DIRECTORY/man/man1/volip.1 and one page a verb, and completions where
+bash, zsh and fish look for them below share.
 """
 import json
 import pathlib
 import subprocess
 import sys
 
-SHELLS = {"bash": "volip.bash", "zsh": "_volip", "fish": "volip.fish"}
+SHELLS = {"bash": "bash-completion/completions/volip", "zsh": "zsh/site-functions/_volip",
+          "fish": "fish/vendor_completions.d/volip.fish"}
 STATUSES = [
     ("0", "done; consistent"), ("1", "failed"), ("2", "inconsistent"),
     ("3", "needs recovery"), ("4", "in use"), ("5", "the host does not support it"),
@@ -73,18 +74,18 @@ def main():
     command = json.loads(told.stdout)["command"]
     verbs = [verb for verb in command["subcommands"]
              if verb.get("shouldDisplay", True) and verb["commandName"] != "help"]
-    manuals = directory / "man1"
+    manuals = directory / "man" / "man1"
     manuals.mkdir(parents=True, exist_ok=True)
     (manuals / "volip.1").write_text(page(command, "volip", verbs))
     for verb in verbs:
         title = f"volip-{verb['commandName']}"
         (manuals / f"{title}.1").write_text(page(verb, title, []))
-    completions = directory / "completions"
-    completions.mkdir(exist_ok=True)
     for shell, file in SHELLS.items():
         script = subprocess.run([tool, "--generate-completion-script", shell], check=True,
                                 capture_output=True)
-        (completions / file).write_bytes(script.stdout)
+        target = directory / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(script.stdout)
     print(f"{len(verbs) + 1} man pages and {len(SHELLS)} completions in {directory}")
 
 

@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 /// What the tool's page promises: its commands run as printed, and JSON has the keys that it lists.
-@Suite struct DocumentationTests {
+@Suite struct ToolPageTests {
   static let root = URL(filePath: #filePath).deletingLastPathComponent()
     .deletingLastPathComponent().deletingLastPathComponent()
   let directory = TemporaryDirectory()
@@ -59,18 +59,21 @@ import Testing
       [Helper.productDirectory + "/volip", directory.path + "/man"])
     #expect(outcome.status == .exited(0), "\(outcome)")
     defer { try? FileManager.default.removeItem(atPath: directory.path + "/man") }
-    let names = try FileManager.default.contentsOfDirectory(atPath: directory.path + "/man/man1")
+    let names = try FileManager.default.contentsOfDirectory(atPath: directory.path + "/man/man/man1")
     let verbs = names.filter { $0 != "volip.1" }.map { $0.dropFirst(6).dropLast(2) }
     #expect(verbs.count >= 14)
     let text = try page().joined(separator: "\n")
     for verb in verbs {
       #expect(text.contains("### \(verb)\n") || verb == "run", "\(verb)")
-      let page = directory.path + "/man/man1/volip-\(verb).1"
+      let page = directory.path + "/man/man/man1/volip-\(verb).1"
       let manual = try String(contentsOfFile: page, encoding: .utf8)
       #expect(manual.contains(".SH EXIT STATUS") && manual.contains(".SH OPTIONS"))
     }
-    for name in ["volip.bash", "_volip", "volip.fish"] {
-      let script = directory.path + "/man/completions/" + name
+    for name in [
+      "bash-completion/completions/volip", "zsh/site-functions/_volip",
+      "fish/vendor_completions.d/volip.fish",
+    ] {
+      let script = directory.path + "/man/" + name
       #expect(try String(contentsOfFile: script, encoding: .utf8).contains("compact"))
     }
   }

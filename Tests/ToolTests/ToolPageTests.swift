@@ -59,14 +59,14 @@ import Testing
       [Helper.productDirectory + "/volip", directory.path + "/man"])
     #expect(outcome.status == .exited(0), "\(outcome)")
     defer { try? FileManager.default.removeItem(atPath: directory.path + "/man") }
-    let names = try FileManager.default.contentsOfDirectory(atPath: directory.path + "/man/man/man1")
+    let pages = directory.path + "/man/man/man1"
+    let names = try FileManager.default.contentsOfDirectory(atPath: pages)
     let verbs = names.filter { $0 != "volip.1" }.map { $0.dropFirst(6).dropLast(2) }
     #expect(verbs.count >= 14)
     let text = try page().joined(separator: "\n")
     for verb in verbs {
       #expect(text.contains("### \(verb)\n") || verb == "run", "\(verb)")
-      let page = directory.path + "/man/man/man1/volip-\(verb).1"
-      let manual = try String(contentsOfFile: page, encoding: .utf8)
+      let manual = try String(contentsOfFile: "\(pages)/volip-\(verb).1", encoding: .utf8)
       #expect(manual.contains(".SH EXIT STATUS") && manual.contains(".SH OPTIONS"))
     }
     for name in [

@@ -26,7 +26,7 @@ PEER_ARGUMENTS ?=
 .PHONY: demo-memcached test-peers bench-memcached
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
-.PHONY: documentation test-threads test-tsan fuzz install
+.PHONY: documentation test-threads test-tsan fuzz install man
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -100,6 +100,9 @@ fuzz: dependencies ## libFuzzer with AddressSanitizer over hostile pools; RUNS=1
 
 test-programs: release ## Programs that nobody here wrote, natively and in guest mode
 	@Scripts/test-programs.py $(PROGRAM_ARGUMENTS)
+
+man: release ## Man pages and completions, into .build/share; make install takes them along
+	@Scripts/man-pages.py .build/release/volip .build/share
 
 bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--quick --json' for instance
 	@Scripts/dependencies.sh bench

@@ -9,6 +9,9 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+// Read and written at once where the kernel does not copy itself.
+#define COPY_BYTES (256u << 10)
+
 static pthread_mutex_t forks = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
 static int cancel_state;  // of the thread that has the mutex
@@ -64,4 +67,39 @@ int cvp_name_file(int descriptor, const char *path) {
   char link[32];
   snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
   return linkat(AT_FDCWD, link, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0 ? 0 : -errno;
+}
+
+// The kernel's own copy where it has one for this pair of files, else through a buffer.
+static ssize_t copy_some(int from, uint64_t from_offset, int to, uint64_t to_offset, size_t count) {
+  off_t source = (off_t)from_offset;
+  off_t target = (off_t)to_offset;
+  ssize_t copied = copy_file_range(from, &source, to, &target, count, 0);
+  if (copied >= 0 || (errno != EXDEV && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS))
+    return copied;
+  static _Thread_local char buffer[COPY_BYTES];
+  copied = pread(from, buffer, count < COPY_BYTES ? count : COPY_BYTES, source);
+  return copied <= 0 ? copied : pwrite(to, buffer, (size_t)copied, target);
+}
+
+int cvp_copy_bytes(int from, uint64_t from_offset, int to, uint64_t to_offset, size_t byte_count) {
+  while (byte_count > 0) {
+    ssize_t copied = copy_some(from, from_offset, to, to_offset, byte_count);
+    if (copied < 0 && errno == EINTR)
+      continue;
+    if (copied <= 0)
+      return copied < 0 ? -errno : -EIO;
+    from_offset += (size_t)copied;
+    to_offset += (size_t)copied;
+    byte_count -= (size_t)copied;
+  }
+  return 0;
+}
+
+int cvp_punch_hole(int descriptor, uint64_t offset, uint64_t byte_count) {
+  int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  int result;
+  do
+    result = fallocate(descriptor, mode, (off_t)offset, (off_t)byte_count);
+  while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : -errno;
 }

@@ -89,6 +89,7 @@ private func code(of error: PoolError) -> volip_code {
   case .notAllocated: VOLIP_NOT_ALLOCATED
   case .rootLayoutMismatch: VOLIP_ROOT_LAYOUT_MISMATCH
   case .invalidRootName: VOLIP_INVALID_ROOT_NAME
+  case .needsRecovery, .damagedExport: VOLIP_SYSTEM  // the command's alone
   }
 }
 

@@ -103,6 +103,7 @@ public final class PoolEngine: @unchecked Sendable {
     // Last: everything else that an open needs is there, so that one that fails changed nothing.
     statistics.replayed = try Recovery(file, memory).run().recordCount
     parts.redoLog.restart(file.superblock)
+    publishTracker()
   }
 
   deinit {
@@ -320,6 +321,7 @@ public final class PoolEngine: @unchecked Sendable {
     statistics.committed += 1
     statistics.pages += writeSet.pageCount
     statistics.lines += writeSet.lineCount
+    publish(statistics)
   }
 
   /// pcommit: commits and goes on in a new section without opening the gate.

@@ -42,8 +42,10 @@ package final class RecoveredView {
   package let records: [RecordFacts]
   private let memory: DurableMemory
 
-  /// - Throws: what an open would throw of the file.
-  package init(path: String) throws(PoolError) {
+  /// - Parameter endsAtGap: a log is believed up to a damaged record, and not refused.
+  /// - Throws: what an open would throw of the file; `.inUse` where somebody who has the pool open
+  ///   was in the way.
+  package init(path: String, endsAtGap: Bool = false) throws(PoolError) {
     file = try PoolFile.view(path: path)
     superblock = file.superblock
     copies = file.superblockCopies()
@@ -51,12 +53,20 @@ package final class RecoveredView {
     let memory = try DurableMemory.view(
       .own, descriptor: file.descriptor, byteCount: Int(geometry.fileBytes))
     self.memory = memory
-    let recovery = Recovery(file, memory)
+    // Of a log that is being written nobody can tell damage from what is not there yet.
+    let isInUse = try PoolFile.isInUse(path: path)
+    let recovery = Recovery(file, memory, endsAtGap: endsAtGap || isInUse)
     var found: [RecordFacts] = []
-    try FailedPages.noted { () throws(PoolError) in
-      _ = recovery.scan { found.append(RecordFacts($0, geometry)) }
-      _ = try recovery.run()
-      try memory.requireWhole()
+    do throws(PoolError) {
+      try FailedPages.noted { () throws(PoolError) in
+        _ = recovery.scan { found.append(RecordFacts($0, geometry)) }
+        _ = try recovery.run()
+        try memory.requireWhole()
+      }
+    } catch {
+      guard case .damagedLog = error else { throw error }
+      if try Self.isDisturbed(path, superblock) { throw .inUse(path: path) }
+      throw error
     }
     records = found
   }
@@ -86,8 +96,13 @@ package final class RecoveredView {
   ///
   /// - Throws: `.inUse`.
   package func requireUndisturbed() throws(PoolError) {
-    guard try !PoolFile.isInUse(path: file.path),
-      let now = try? PoolFile.view(path: file.path), now.superblock == superblock
-    else { throw .inUse(path: file.path) }
+    if try Self.isDisturbed(file.path, superblock) { throw .inUse(path: file.path) }
+  }
+
+  private static func isDisturbed(
+    _ path: String, _ superblock: Superblock
+  ) throws(PoolError) -> Bool {
+    if try PoolFile.isInUse(path: path) { return true }
+    return try PoolFile.view(path: path).superblock != superblock
   }
 }

@@ -22,7 +22,12 @@ package struct Recovery {
   private let geometry: PoolGeometry
   private let logEnd: UInt64
 
-  package init(_ file: PoolFile, _ memory: DurableMemory) {
+  /// Whether a sealed record behind one that is missing is no damage: in a log that somebody is
+  /// writing, or one that is repaired.
+  private let endsAtGap: Bool
+
+  package init(_ file: PoolFile, _ memory: DurableMemory, endsAtGap: Bool = false) {
+    self.endsAtGap = endsAtGap
     self.file = file
     self.memory = memory
     superblock = file.superblock
@@ -38,7 +43,9 @@ package struct Recovery {
     var summary = RecoverySummary()
     let live = scan { _ in summary.recordCount += 1 }
     try requireWholeLog()
-    if !isRemoved(.laterRecordCheck) { try judge(beyond: live.end, lastLsn: live.lastLsn) }
+    if !endsAtGap, !isRemoved(.laterRecordCheck) {
+      try judge(beyond: live.end, lastLsn: live.lastLsn)
+    }
     try requireWholeLog()
     pass(.recovery)
     try secure(live)

@@ -10,8 +10,8 @@ package struct PageRun: Equatable {
 }
 
 package final class HeapView {
-  private let heap: Heap
-  private let arenas: [Heap]
+  let heap: Heap
+  let arenas: [Heap]
 
   /// Nil where no heap was made yet: a pool whose creation was cut off.
   package init?(image: UnsafeMutableRawPointer, pageCount: Int) throws(PoolError) {
@@ -80,7 +80,7 @@ package final class HeapView {
 
 extension Heap {
   /// Calls `body` for the first page of each run and its entry.
-  fileprivate func forEachRun(
+  func forEachRun(
     _ body: (Int, PageEntry) throws(PoolError) -> Void
   ) throws(PoolError) {
     var page = 0

@@ -108,6 +108,24 @@ extension Heap {
     if length > 1 { table.set(page + length - 1, PageEntry(kind: .largeTail, length: length)) }
   }
 
+  /// Takes a free run that ends at the high-water mark out of use, as if it had never been.
+  ///
+  /// - Returns: its pages.
+  package func lowerHighWater() throws(PoolError) -> Int {
+    try requireWritable()
+    let end = header.highWater
+    let last = try table[end - 1]
+    guard last.kind == .free || last.kind == .freeTail, last.length > 0, last.length < end else {
+      return 0
+    }
+    let head = last.kind == .free ? end - 1 : end - last.length
+    let entry = try freeEntry(head)
+    guard head + entry.length == end else { throw damage(end - 1, "end of a free run") }
+    try removeFree(head, entry)
+    header.setHighWater(head)
+    return entry.length
+  }
+
   func freeLarge(_ page: Int, _ entry: PageEntry) throws(PoolError) {
     table.set(page, PageEntry(kind: .interior))
     table.set(page + entry.length - 1, PageEntry(kind: .interior))

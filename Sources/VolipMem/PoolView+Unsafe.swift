@@ -35,6 +35,9 @@ public final class PoolView {
 
   // MARK: The file
 
+  /// The file's name as it was given.
+  public var path: String { view.file.path }
+
   /// The superblock as it stands in the file: the newer of its whole copies.
   public var superblock: Superblock { view.superblock }
 

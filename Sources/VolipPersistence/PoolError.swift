@@ -17,6 +17,10 @@ public enum PoolError: Error, Equatable, Sendable {
   case damagedSuperblock(path: String, fileOffset: UInt64, reason: String)
   /// A record in the middle of the log is damaged; nothing was applied.
   case damagedLog(path: String, fileOffset: UInt64, reason: String)
+  /// A pool has to be recovered before this can be done.
+  case needsRecovery(path: String)
+  /// A file that a pool was exported to is damaged.
+  case damagedExport(path: String, fileOffset: UInt64, reason: String)
   /// A page of the file can be neither read nor rebuilt from the log.
   case unreadable(fileOffset: UInt64)
   /// Memory that a section had written failed; the section was rolled back.
@@ -82,7 +86,8 @@ extension PoolError: CustomStringConvertible {
   public var description: String {
     switch self {
     case .notAPool, .truncated, .foreignVersion, .unknownFeatures, .damagedSuperblock,
-      .damagedLog, .unreadable, .memoryFailed, .damagedHeap, .inUse, .notFound, .alreadyExists,
+      .damagedLog, .needsRecovery, .damagedExport, .unreadable, .memoryFailed, .damagedHeap, .inUse,
+      .notFound, .alreadyExists,
       .noPermission,
       .invalidArgument, .system:
       fileDescription
@@ -111,6 +116,10 @@ extension PoolError: CustomStringConvertible {
     case .damagedLog(let path, let fileOffset, let reason):
       "The log of \(path) is damaged at byte \(fileOffset) (\(reason)); nothing was applied: "
         + "restore the file from a copy."
+    case .needsRecovery(let path):
+      "\(path) was not closed: recover it first (volip recover, or any open)."
+    case .damagedExport(let path, let fileOffset, let reason):
+      "\(path) is damaged at byte \(fileOffset) (\(reason)): export the pool again."
     case .unreadable(let fileOffset):
       "The page at byte \(fileOffset) of the pool cannot be read, and the log does not have it: "
         + "restore the file from a copy."
@@ -177,11 +186,12 @@ extension PoolError: CustomStringConvertible {
 }
 
 extension PoolError {
-  /// Exit code for a command-line tool: 1 failure, 2 inconsistent, 4 in use, 5 host unsupported,
-  /// 6 unknown format, 64 usage.
+  /// Exit code for a command-line tool: 1 failure, 2 inconsistent, 3 needs recovery, 4 in use, 5
+  /// host unsupported, 6 unknown format, 64 usage.
   public var exitCode: Int32 {
     switch self {
-    case .damagedSuperblock, .damagedLog, .unreadable, .damagedHeap, .truncated: 2
+    case .damagedSuperblock, .damagedLog, .unreadable, .damagedHeap, .truncated, .damagedExport: 2
+    case .needsRecovery: 3
     case .inUse: 4
     case .trackerUnavailable, .addressTaken, .addressSpaceExhausted: 5
     case .notAPool, .foreignVersion, .unknownFeatures: 6

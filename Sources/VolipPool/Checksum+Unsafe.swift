@@ -13,3 +13,12 @@ public func checksumOfLines(_ words: [UInt64], seed: UInt64) -> UInt64 {
   cvp_seal_lines(&seal, lines, words.count / 8)
   return cvp_seal_value(&seal)
 }
+
+/// The same of lines that stand at an address that is aligned to them.
+package func checksumOfLines(_ lines: UnsafeRawBufferPointer, seed: UInt64) -> UInt64 {
+  precondition(lines.count % 64 == 0 && UInt(bitPattern: lines.baseAddress) % 64 == 0)
+  var seal = cvp_seal()
+  cvp_seal_begin(&seal, seed)
+  if let start = lines.baseAddress { cvp_seal_lines(&seal, start, lines.count / 64) }
+  return cvp_seal_value(&seal)
+}

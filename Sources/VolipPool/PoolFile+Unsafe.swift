@@ -379,7 +379,7 @@ public final class PoolFile {
     try Self.allocate(descriptor, range, path: path)
   }
 
-  private static func allocate(
+  static func allocate(
     _ descriptor: Int32, _ range: Range<UInt64>, path: String
   ) throws(PoolError) {
     var result = attemptShim("fallocate") {
@@ -398,7 +398,7 @@ public final class PoolFile {
   }
 
   /// What a call that makes a file longer or fuller failed of.
-  private static func spaceError(
+  static func spaceError(
     _ operation: String, _ errorNumber: Int32, _ path: String, bytes: UInt64
   ) -> PoolError {
     switch errorNumber {

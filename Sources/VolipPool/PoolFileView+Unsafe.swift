@@ -11,7 +11,7 @@ extension PoolFile {
       guard actualBytes >= Superblock.areaBytes else {
         throw try tooShort(descriptor, path: path, actualBytes: actualBytes)
       }
-      let (superblock, copy) = try readSuperblock(descriptor, path: path)
+      let (superblock, copy) = try readChangingSuperblock(descriptor, path: path)
       try requireWhole(superblock, path: path, actualBytes: actualBytes)
       return PoolFile(path, FileLock(unlocked: descriptor), superblock, isInCopy: copy)
     } catch {
@@ -38,20 +38,20 @@ extension PoolFile {
 
   /// Reads the superblock again, which the pool's user may have written meanwhile.
   package func refresh() throws(PoolError) {
-    var attemptsLeft = Self.readAttemptsMax
-    while true {
-      do throws(PoolError) {
-        superblock = try Self.readSuperblock(descriptor, path: path).0
-        return
-      } catch {
-        attemptsLeft -= 1
-        guard attemptsLeft > 0, case .damagedSuperblock = error else { throw error }
-      }
-    }
+    superblock = try Self.readChangingSuperblock(descriptor, path: path).0
   }
 
-  /// Both copies are damaged to a reader whom each write of them overtakes: never thrice in a row,
-  /// because a checkpoint lies between.
+  /// Both copies are damaged to a reader whom a write overtakes between them; once more, and one is
+  /// whole.
+  private static func readChangingSuperblock(
+    _ descriptor: Int32, path: String
+  ) throws(PoolError) -> (Superblock, copy: Int) {
+    for _ in 1..<readAttemptsMax {
+      if let found = try? readSuperblock(descriptor, path: path) { return found }
+    }
+    return try readSuperblock(descriptor, path: path)
+  }
+
   private static let readAttemptsMax = 8
 
   /// Whether another handle has the pool at this path open. The lock is asked for and given back:

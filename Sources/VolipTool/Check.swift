@@ -21,16 +21,56 @@ struct Check: ParsableCommand {
   @Flag(help: "A pool that recovery would change is not all right: exit status 3.")
   var closed = false
 
+  @Flag(help: "Repair what can be repaired; needs --backup or --dry-run.")
+  var repair = false
+
+  @Option(help: "Where the file is copied to before it is repaired: a new name.")
+  var backup: String?
+
+  @Flag(help: "Say what --repair would do, and change nothing.")
+  var dryRun = false
+
+  @Flag(
+    help: """
+      List words of blocks that hold an address of the last run's other memory: needs --maps. Exit \
+      status 2 if there are any.
+      """)
+  var pointers = false
+
+  @Option(
+    help: "What /proc/PID/maps of the program said (volip copy --maps saves it).",
+    completion: .file())
+  var maps: String?
+
   @OptionGroup var output: Output
+
+  func validate() throws {
+    guard pointers == (maps != nil) else {
+      throw ValidationError("--pointers and --maps go together.")
+    }
+    guard repair == (dryRun || backup != nil), !(dryRun && backup != nil) else {
+      throw ValidationError("--repair goes with one of --backup FILE and --dry-run.")
+    }
+    guard !(repair && (quick || pointers)) else {
+      throw ValidationError("--repair looks at everything but pointers.")
+    }
+    guard !(quick && pointers) else { throw ValidationError("--pointers looks at each block.") }
+  }
 
   func run() throws {
     try output.run {
       guard try !PoolView.isInUse(path) else { throw PoolError.inUse(path: path) }
+      let repairs = repair ? try PoolRepair.run(path, backup: backup) : []
+      if dryRun, !repairs.isEmpty { return try showPlan(repairs) }
       let view = try PoolView(path)
-      let report = quick ? try view.checkQuickly() : try fullCheck(view)
+      var report = quick ? try view.checkQuickly() : try fullCheck(view)
+      if let maps {
+        let found = try ForeignPointers.find(in: view, report, mapsFile: maps)
+        report = HeapReport(report, adding: found)
+      }
       try view.requireUndisturbed()
       let verdict = Verdict(report, needsRecovery: view.needsRecovery, mustBeClosed: closed)
-      show(view, report, verdict)
+      show(view, report, verdict, repairs)
       guard verdict == .consistent else { throw verdict.status }
     }
   }
@@ -63,21 +103,37 @@ struct Check: ParsableCommand {
     return problems
   }
 
-  private func show(_ view: PoolView, _ report: HeapReport, _ verdict: Verdict) {
+  /// A pool that would be repaired is not consistent.
+  private func showPlan(_ repairs: [String]) throws {
+    output.show([
+      ("path", .text(path)), ("verdict", .text(Verdict.inconsistent.rawValue)),
+      ("quick", .bool(false)), ("problems", .list([])), ("needsRecovery", .null),
+      ("logRecords", .null), ("lastLsn", .null), ("blocks", .null),
+      ("allocatedBlockBytes", .null), ("repairs", .list(repairs.map { .text($0) })),
+    ]) { repairs.map { "\(path): would be repaired: \($0)" } }
+    throw ExitStatus.inconsistent
+  }
+
+  private func show(
+    _ view: PoolView, _ report: HeapReport, _ verdict: Verdict, _ repairs: [String]
+  ) {
     let problems = report.problems.map { problem in
       Json.object([("offset", Json(problem.offset.bytes)), ("reason", .text(problem.reason))])
     }
-    output.show([
+    let word = output.verdict(verdict.rawValue, isGood: verdict == .consistent)
+    let log = view.needsRecovery ? "; \(view.records.count) records to be recovered" : ""
+    let heap = quick ? "" : ", \(report.blocks.count) blocks"
+    let line = "\(Output.printable(path)): \(word)\(heap)\(log)"
+    let fields: [(String, Json)] = [
       ("path", .text(path)), ("verdict", .text(verdict.rawValue)), ("quick", .bool(quick)),
       ("problems", .list(problems)), ("needsRecovery", .bool(view.needsRecovery)),
       ("logRecords", Json(view.records.count)), ("lastLsn", Json(view.lastLsn)),
       ("blocks", quick ? .null : Json(report.blocks.count)),
       ("allocatedBlockBytes", quick ? .null : Json(report.allocatedBytes)),
-    ]) {
-      let word = output.verdict(verdict.rawValue, isGood: verdict == .consistent)
-      let log = view.needsRecovery ? "; \(view.records.count) records to be recovered" : ""
-      let heap = quick ? "" : ", \(report.blocks.count) blocks"
-      return report.problems.map { "\(path): \($0)" } + ["\(path): \(word)\(heap)\(log)"]
+      ("repairs", .list(repairs.map { .text($0) })),
+    ]
+    output.show(fields, verdict: line) {
+      repairs.map { "\(path): repaired: \($0)" } + report.problems.map { "\(path): \($0)" }
     }
   }
 }

@@ -15,18 +15,19 @@ struct Extract: ParsableCommand {
   @Argument(help: "The file to write.")
   var file: String
 
+  @OptionGroup var output: Output
+
   func run() throws {
-    let target = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0o666)
-    guard target >= 0 else {
-      throw Refusal("\(file) cannot be opened: \(errorText(errno)).").reported()
-    }
-    defer { close(target) }
-    do throws(PoolError) {
+    try output.run {
+      let target = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0o666)
+      guard target >= 0 else {
+        throw Refusal("\(file) cannot be opened: \(errorText(errno)).")
+      }
+      defer { close(target) }
       let opened = try FilePool.open(pool, options: EngineOptions())
       try opened.extract(to: target)
       try opened.engine.close()
-    } catch {
-      throw Refusal("\(error)").reported()
+      output.show([("path", .text(pool)), ("target", .text(file))]) { [] }
     }
   }
 }

@@ -18,7 +18,7 @@ struct Info: ParsableCommand {
 
   func run() throws {
     try output.run {
-      let view = try PoolView(path)
+      let view = try look()
       let isInUse = try PoolView.isInUse(path)
       let header = try header(view)
       let rows = try rows(view, isInUse: isInUse)
@@ -33,6 +33,20 @@ struct Info: ParsableCommand {
       }
     }
   }
+
+  /// A program that uses the pool may be in the way, for a moment.
+  private func look() throws(PoolError) -> PoolView {
+    for _ in 0..<Self.attemptsMax {
+      do throws(PoolError) {
+        return try PoolView(path)
+      } catch {
+        guard case .inUse = error else { throw error }
+      }
+    }
+    return try PoolView(path)
+  }
+
+  private static let attemptsMax = 20
 
   private func header(_ view: PoolView) throws -> [(String, Json)] {
     let superblock = view.superblock

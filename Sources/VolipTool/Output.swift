@@ -13,11 +13,14 @@ struct Output: ParsableArguments {
   var quiet = false
 
   /// Prints a result.
-  func show(_ fields: [(String, Json)], _ text: () -> [String]) {
+  ///
+  /// - Parameter verdict: the last line, as it is.
+  func show(_ fields: [(String, Json)], verdict: String? = nil, _ text: () -> [String]) {
     if json {
       print(Json.result(fields))
     } else if !quiet {
       for line in text() { print(Self.printable(line)) }
+      if let verdict { print(verdict) }
     }
   }
 

@@ -15,8 +15,10 @@ struct Volip: ParsableCommand {
       """,
     version: version,
     subcommands: [
-      Create.self, Info.self, Check.self, Dump.self, Recover.self, Extract.self, Run.self,
-      Doctor.self, Measure.self,
+      Create.self, Info.self, Check.self, Dump.self, Recover.self, Copy.self, Export.self,
+      Import.self,
+      Trim.self, Compact.self, Stat.self, Bench.self, Extract.self, Run.self, Doctor.self,
+      Measure.self,
     ])
 
   static let version = "1.0.0"

@@ -39,7 +39,7 @@ public final class Retention {
   /// Ticks of one trap and the arming after it; 0 switches retention off.
   public let trapTicks: Double
   /// Ticks of one comparison, measured in each commit, averaged.
-  @exclusivity(unchecked) private(set) var comparisonTicks: Double = 0
+  @exclusivity(unchecked) public private(set) var comparisonTicks: Double = 0
   private let history: ReservedArray<PageHistory>
   /// Starts two above a page's initial history, so that no page seems to have been seen.
   @exclusivity(unchecked) private var commit: UInt32 = 2

@@ -35,10 +35,17 @@ public enum Helper {
     _ program: String = "volip-test-helper", _ arguments: [String],
     environment: [String: String] = [:]
   ) async throws -> Outcome {
+    try await runPath("\(productDirectory)/\(program)", arguments, environment: environment)
+  }
+
+  /// Runs any program to its end.
+  public static func runPath(
+    _ path: String, _ arguments: [String], environment: [String: String] = [:]
+  ) async throws -> Outcome {
     let overrides = Dictionary(
       uniqueKeysWithValues: environment.map { (Environment.Key(stringLiteral: $0), Optional($1)) })
     let result = try await Subprocess.run(
-      .path(FilePath("\(productDirectory)/\(program)")), arguments: Arguments(arguments),
+      .path(FilePath(path)), arguments: Arguments(arguments),
       environment: .inherit.updating(overrides), output: .string(limit: 1 << 20),
       error: .string(limit: 1 << 20))
     return Outcome(

@@ -1,4 +1,6 @@
 import Foundation
+import Subprocess
+import SystemPackage
 import TestSupport
 import Testing
 
@@ -36,6 +38,34 @@ enum Tool {
       case .signaled(let number): 128 + number
       }
     return Answer(status: status, output: outcome.output, errors: outcome.errors)
+  }
+
+  /// Runs `body` while a helper process does a verb for ever, which is killed then.
+  static func whileWriting(
+    _ arguments: [String], _ body: @Sendable () async throws -> Void
+  ) async throws {
+    let result = try await Subprocess.run(
+      .path(FilePath("\(Helper.productDirectory)/volip-test-helper")),
+      arguments: Arguments(arguments), input: .none, output: .discarded, error: .discarded
+    ) { execution in
+      do {
+        try await body()
+      } catch {
+        try execution.send(signal: .kill)
+        throw error
+      }
+      try execution.send(signal: .kill)
+    }
+    #expect(result.terminationStatus == .signaled(9))
+  }
+
+  /// Waits until the writer of a pool has done so many sections.
+  static func wait(for path: String, sections: Int) async throws {
+    var seen = 0
+    while seen < sections {
+      let answer = try await run("stat", path, "--json", "--interval", "0.01")
+      if answer.status == 0 { seen = try answer.json()["sections"] as? Int ?? 0 }
+    }
   }
 
   /// A pool that a process left with `sections` records in its log, or closed.

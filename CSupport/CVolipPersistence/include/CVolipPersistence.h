@@ -82,6 +82,13 @@ void cvp_forks_go_on(void);
 /// of a file, whose bytes do not change. Returns 0 or a negative errno.
 int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count);
 
+/// Copies bytes from one file to another. Returns 0 or a negative errno, -EIO where the source
+/// ends.
+int cvp_copy_bytes(int from, uint64_t from_offset, int to, uint64_t to_offset, size_t byte_count);
+
+/// Gives the blocks of a range of a file back: it reads as zeros. Returns 0 or a negative errno.
+int cvp_punch_hole(int descriptor, uint64_t offset, uint64_t byte_count);
+
 /// 1 for a file on tmpfs, 0 for any other.
 int cvp_is_on_tmpfs(int descriptor);
 

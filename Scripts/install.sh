@@ -20,6 +20,7 @@ library=libvolip.so.$version
 
 install -d "$root"/{bin,include,lib/pkgconfig}
 install -m 755 "$build/volip" "$root/bin/volip"
+strip --strip-unneeded "$root/bin/volip"
 # A new file in the old one's place: programs that run with the old one keep it.
 install -m 755 "$build/libVolipC.so" "$root/lib/$library"
 strip --strip-unneeded "$root/lib/$library"

@@ -61,6 +61,15 @@ import Testing
     #expect(!outcome.output.contains("swift"), "\(outcome.output)")
   }
 
+  @Test func theReleasedCommandWantsNothingOfSwift() async throws {
+    let command = Installation.root + "/.build/release/volip"
+    guard FileManager.default.fileExists(atPath: command) else {
+      return print("skipped: there is no release build of volip")
+    }
+    let outcome = try await Installation.run("readelf", ["-d", command])
+    #expect(outcome.output.contains("NEEDED") && !outcome.output.contains("swift"))
+  }
+
   @Test(.guest) func theInstalledCommandFindsWhatItPreloads() async throws {
     let installation = try await Installation.shared
     let outcome = try await installation.run(

@@ -5,7 +5,7 @@
 //
 // Makes POOL, which must not exist, and removes it. Prints nanoseconds of processor time an
 // element, the best of some rounds, and their ratio; the first round (memory that nobody has
-// touched) on lines of its own; and last what the section's end costs, which malloc has no equal of.
+// touched) on lines of its own; last what the section's end costs, which malloc has no equal of.
 #include <volip.hpp>
 
 #include <algorithm>

@@ -8,7 +8,8 @@ import Testing
     let prefix = try await Installation.shared.prefix
     let files = [
       "bin/volip", "lib/libvolip.so", "lib/libvolip.so.0", "lib/libvolip.so.0.1.0",
-      "lib/libVolipPreload.so", "lib/pkgconfig/volip.pc", "include/volip.h", "include/volip.hpp",
+      "lib/libVolipPreload.so", "lib/libVolipWrap.so", "lib/pkgconfig/volip.pc", "include/volip.h",
+      "include/volip.hpp",
     ]
     for file in files {
       #expect(FileManager.default.isReadableFile(atPath: "\(prefix)/\(file)"), "\(file)")

@@ -128,7 +128,14 @@ let package = Package(
         "VolipMem", "VolipWrap", "CLibelf",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
-      swiftSettings: swiftSettings),
+      swiftSettings: swiftSettings,
+      // What is installed runs where there is no Swift. Debug builds are part of test bundles, which
+      // have the runtime beside them.
+      linkerSettings: [
+        .unsafeFlags(
+          ["-static-stdlib", "-l_FoundationCollections", "-l_FoundationCShims"],
+          .when(configuration: .release))
+      ]),
 
     .target(
       name: "PersistentHashmap", dependencies: ["VolipMem"], path: "Examples/Hashmap/Map",

@@ -3,7 +3,7 @@
 #
 #   bin/volip                     the command
 #   lib/libvolip.so.VERSION       for C and C++, with the links that loader and linker want
-#   lib/libVolipPreload.so        what `volip run` preloads; it looks for it in ../lib
+#   lib/libVolip{Preload,Wrap}.so what `volip run` preloads; it looks for them in ../lib
 #   lib/libVolipWrap.so           the same for programs whose files become pools
 #   lib/pkgconfig/volip.pc
 #   include/volip.h, volip.hpp
@@ -20,12 +20,16 @@ library=libvolip.so.$version
 
 install -d "$root"/{bin,include,lib/pkgconfig}
 install -m 755 "$build/volip" "$root/bin/volip"
+strip --strip-unneeded "$root/bin/volip"
 # A new file in the old one's place: programs that run with the old one keep it.
 install -m 755 "$build/libVolipC.so" "$root/lib/$library"
 strip --strip-unneeded "$root/lib/$library"
 ln -sf "$library" "$root/lib/${library%.*.*}"
 ln -sf "${library%.*.*}" "$root/lib/libvolip.so"
-install -m 755 "$build/libVolipPreload.so" "$root/lib/libVolipPreload.so"
+for preloaded in libVolipPreload.so libVolipWrap.so; do
+  install -m 755 "$build/$preloaded" "$root/lib/$preloaded"
+  strip --strip-unneeded "$root/lib/$preloaded"
+done
 install -m 755 "$build/libVolipWrap.so" "$root/lib/libVolipWrap.so"
 install -m 644 "$headers/volip.h" "$headers/volip.hpp" "$root/include"
 cat > "$root/lib/pkgconfig/volip.pc" << PC

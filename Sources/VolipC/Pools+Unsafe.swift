@@ -49,7 +49,9 @@ public func volip_pmap(
   _ path: UnsafePointer<CChar>!, _ byteCount: UInt64, _ given: UnsafePointer<volip_options>!
 ) -> OpaquePointer! {
   result {
-    handle(try pmap(text(path, "path"), byteCount: byteCount, options: options(given)))
+    handle(
+      try Pool.openOrCreate(
+        text(path, "path"), byteCount: byteCount, options: options(given)))
   }
 }
 

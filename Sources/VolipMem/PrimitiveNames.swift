@@ -11,15 +11,23 @@ private let mappedLast = Mutex<Pool?>(nil)
 public func pmap(
   _ path: String, byteCount: UInt64 = 64 << 20, options: Pool.Options = Pool.Options()
 ) throws(PoolError) -> Pool {
-  let pool: Pool
-  do throws(PoolError) {
-    pool = try Pool.open(path, options: options)
-  } catch {
-    guard case .notFound = error else { throw error }
-    pool = try createOrOpen(path, byteCount: byteCount, options: options)
-  }
+  let pool = try Pool.openOrCreate(path, byteCount: byteCount, options: options)
   mappedLast.withLock { $0 = pool }
   return pool
+}
+
+extension Pool {
+  /// What `pmap` maps.
+  package static func openOrCreate(
+    _ path: String, byteCount: UInt64, options: Pool.Options
+  ) throws(PoolError) -> Pool {
+    do throws(PoolError) {
+      return try open(path, options: options)
+    } catch {
+      guard case .notFound = error else { throw error }
+      return try createOrOpen(path, byteCount: byteCount, options: options)
+    }
+  }
 }
 
 /// Where somebody else makes the pool meanwhile, it is the one to open.

@@ -8,7 +8,8 @@ import Testing
     let prefix = try await Installation.shared.prefix
     let files = [
       "bin/volip", "lib/libvolip.so", "lib/libvolip.so.0", "lib/libvolip.so.0.1.0",
-      "lib/libVolipPreload.so", "lib/pkgconfig/volip.pc", "include/volip.h", "include/volip.hpp",
+      "lib/libVolipPreload.so", "lib/libVolipWrap.so", "lib/pkgconfig/volip.pc", "include/volip.h",
+      "include/volip.hpp",
     ]
     for file in files {
       #expect(FileManager.default.isReadableFile(atPath: "\(prefix)/\(file)"), "\(file)")
@@ -59,6 +60,15 @@ import Testing
         "libpmem", "libelf", "libc", "libm", "libstdc++", "libgcc_s", "ld-linux-x86-64",
       ])
     #expect(!outcome.output.contains("swift"), "\(outcome.output)")
+  }
+
+  @Test func theReleasedCommandWantsNothingOfSwift() async throws {
+    let command = Installation.root + "/.build/release/volip"
+    guard FileManager.default.fileExists(atPath: command) else {
+      return print("skipped: there is no release build of volip")
+    }
+    let outcome = try await Installation.run("readelf", ["-d", command])
+    #expect(outcome.output.contains("NEEDED") && !outcome.output.contains("swift"))
   }
 
   @Test(.guest) func theInstalledCommandFindsWhatItPreloads() async throws {

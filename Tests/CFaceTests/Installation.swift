@@ -94,10 +94,19 @@ enum Compiler: String, CaseIterable, Sendable {
   case gxx = "g++"
   case clangxx = "clang++"
 
-  static let ofC: [Compiler] = [.gcc, .clang]
-  static let ofCxx: [Compiler] = [.gxx, .clangxx]
+  static let ofC = [Compiler.gcc, .clang].filter(\.isThere)
+  static let ofCxx = [Compiler.gxx, .clangxx].filter(\.isThere)
+
+  private var isThere: Bool {
+    let path = ProcessInfo.processInfo.environment["PATH"] ?? ""
+    let isThere = path.split(separator: ":").contains {
+      FileManager.default.isExecutableFile(atPath: "\($0)/\(rawValue)")
+    }
+    if !isThere { print("skipped with \(rawValue): it is not installed") }
+    return isThere
+  }
 
   var standard: String {
-    Self.ofC.contains(self) ? "-std=c99" : "-std=c++17"
+    self == .gcc || self == .clang ? "-std=c99" : "-std=c++17"
   }
 }

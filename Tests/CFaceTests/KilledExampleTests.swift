@@ -99,9 +99,9 @@ import Testing
     }
     #expect(result.terminationStatus == .signaled(9))
     // A line that the kill cut was not told.
-    let whole = result.closureResult.prefix(
-      through: result.closureResult.lastIndex(of: UInt8(ascii: "\n")) ?? 0)
-    let last = whole.split(separator: UInt8(ascii: "\n")).last ?? []
+    let bytes = result.closureResult
+    let end = try #require(bytes.lastIndex(of: UInt8(ascii: "\n")), "nothing was told")
+    let last = bytes[..<end].split(separator: UInt8(ascii: "\n")).last ?? []
     return try #require(Int(String(decoding: last, as: UTF8.self)))
   }
 }

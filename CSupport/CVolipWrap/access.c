@@ -29,8 +29,8 @@ static ssize_t read_at(const struct wrap_file *file, const struct iovec *parts, 
   return (ssize_t)done;
 }
 
-static ssize_t write_at(struct wrap_file *file, int descriptor, const struct iovec *parts,
-                        int count, uint64_t offset) {
+static ssize_t write_at(struct wrap_file *file, const struct iovec *parts, int count,
+                        uint64_t offset) {
   uint64_t bytes = total(parts, count);
   if (bytes == 0)
     return 0;
@@ -44,8 +44,7 @@ static ssize_t write_at(struct wrap_file *file, int descriptor, const struct iov
     memcpy(file->pool.base + offset + done, parts[i].iov_base, parts[i].iov_len);
     done += parts[i].iov_len;
   }
-  bool is_synchronous = (REAL(fcntl)(descriptor, F_GETFL) & O_DSYNC) != 0;
-  return is_synchronous && file_sync(file) != 0 ? -1 : (ssize_t)done;
+  return (ssize_t)done;
 }
 
 static bool may(int descriptor, bool writes) {
@@ -67,12 +66,14 @@ static ssize_t access_file(struct wrap_file *file, int descriptor, const struct 
     offset = (off_t)*file->pool.length;
   else if (is_sequential)
     offset = REAL(lseek)(descriptor, 0, SEEK_CUR);
-  ssize_t done = writes ? write_at(file, descriptor, parts, count, (uint64_t)offset)
+  ssize_t done = writes ? write_at(file, parts, count, (uint64_t)offset)
                         : read_at(file, parts, count, (uint64_t)offset);
   if (is_sequential && done > 0)
     REAL(lseek)(descriptor, offset + done, SEEK_SET);
   REAL(pthread_mutex_unlock)(&access_lock);
-  return done;
+  // Not under the lock: others may want it, who are waited for.
+  bool is_synchronous = done > 0 && writes && (REAL(fcntl)(descriptor, F_GETFL) & O_DSYNC) != 0;
+  return is_synchronous && file_sync(file) != 0 ? -1 : done;
 }
 
 #define ONE(buffer, bytes) (&(const struct iovec){(void *)(buffer), bytes})

@@ -227,9 +227,31 @@ static int farewell(const char *path, char **rest) {
   return is_said ? 0 : 1;
 }
 
+// A new file of the same name begins empty; a wrapped one is not renamed.
+static int replaces(const char *path, char **rest) {
+  (void)rest;
+  char other[4096];
+  snprintf(other, sizeof other, "%s.other", path);
+  shared = map_words(path);
+  shared[0] = shared[1024] = 1;
+  for (int fd = 3; fd < 10; fd++)
+    close(fd);
+  munmap((void *)shared, BYTES);
+  int renamed = rename(path, other);
+  printf("%s\n", renamed == -1 && errno == EXDEV ? "not renamed" : "renamed");
+  printf("%d\n", unlink(path));
+  shared = map_words(path);
+  printf("%ld\n", shared[0]);
+  shared[1024] = 2;
+  void *elsewhere = mmap((void *)0x100000000000, BYTES, PROT_READ, MAP_SHARED | MAP_FIXED, 3, 0);
+  printf("%s\n", elsewhere == MAP_FAILED && errno == EINVAL ? "not there" : "there");
+  return 0;
+}
+
 const struct wrap_verb verbs[] = {
     {"show", show},         {"changes", changes}, {"breaks", breaks}, {"computes", computes},
     {"handles", handles},   {"ends", ends},       {"forks", forks},   {"syncs", syncs},
     {"answers", answers},   {"farewell", farewell},
+    {"replaces", replaces},
     {NULL, NULL},
 };

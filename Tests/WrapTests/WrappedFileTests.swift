@@ -39,6 +39,15 @@ import Testing
     #expect(try await wrapped.bytes()[0] == 9)
   }
 
+  /// The next file of a name does not begin with the bytes of the one before.
+  @Test(arguments: Place.all)
+  func aFileThatIsDeletedTakesItsPoolAlong(_ place: Place) async throws {
+    let wrapped = Wrapped(place: place)
+    let outcome = try await wrapped.run(["replaces", wrapped.file])
+    #expect(outcome.output == "not renamed\n0\n0\nnot there\n", "\(outcome.errors)")
+    #expect(try await wrapped.words() == [0, 2, 0, 0])
+  }
+
   @Test func aPoolThatHoldsNoFileIsRefused() async throws {
     let wrapped = Wrapped(place: .host)
     FileBytes.write([1, 2, 3], to: wrapped.file)

@@ -9,12 +9,11 @@ struct Doctor: ParsableCommand {
     abstract: "Says whether guest mode works on this machine, and what it costs.",
     discussion: "Exit status 5: it does not, and the first line says what to do.")
 
-  @Flag(help: "One line of JSON in place of the table.")
-  var json = false
+  @OptionGroup var output: Output
 
   func run() throws {
     let findings = Findings.gather()
-    print(json ? findings.json : findings.table)
+    if output.json { print(findings.json) } else if !output.quiet { print(findings.table) }
     guard findings.problem == nil else { throw ExitStatus.hostUnsupported }
   }
 }

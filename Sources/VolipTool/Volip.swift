@@ -21,7 +21,8 @@ struct Volip: ParsableCommand {
       Measure.self,
     ])
 
-  static let version = "1.0.0"
+  /// VOLIP_VERSION of volip.h.
+  static let version = "0.1.0"
 }
 
 /// Exit statuses beside the parser's own 64.

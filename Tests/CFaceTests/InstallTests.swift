@@ -71,6 +71,15 @@ import Testing
     #expect(outcome.output.contains("NEEDED") && !outcome.output.contains("swift"))
   }
 
+  @Test func commandAndHeaderHaveTheSameVersion() async throws {
+    let installation = try await Installation.shared
+    let outcome = try await installation.run("\(installation.prefix)/bin/volip", ["--version"])
+    let header = try String(
+      contentsOfFile: "\(installation.prefix)/include/volip.h", encoding: .utf8)
+    let version = outcome.output.trimmingCharacters(in: .newlines)
+    #expect(header.contains("#define VOLIP_VERSION \"\(version)\""), "\(outcome.output)")
+  }
+
   @Test(.guest) func theInstalledCommandFindsWhatItPreloads() async throws {
     let installation = try await Installation.shared
     let outcome = try await installation.run(

@@ -103,11 +103,27 @@ static void note(uint64_t microseconds, bool is_empty) {
   atomic_fetch_add(&statistics.buckets[bucket], 1);
 }
 
-static void open_gate(void) {
-  atomic_fetch_and(&state, ~(CLOSED | COMMITTING));
+static void wake_stopped(void) {
   atomic_fetch_add(&turn, 1);
   if (atomic_load(&stopped) > 0)
     futex(&turn, FUTEX_WAKE, INT_MAX, 0);
+}
+
+// By who has committed.
+static void open_gate(void) {
+  atomic_fetch_and(&state, ~(CLOSED | COMMITTING));
+  wake_stopped();
+}
+
+// By who gives up; false if somebody commits meanwhile: then it is open soon.
+static bool open_uncommitted(void) {
+  uint32_t before = atomic_load(&state);
+  do {
+    if (before & COMMITTING)
+      return false;
+  } while (!atomic_compare_exchange_weak(&state, &before, before & ~CLOSED));
+  wake_stopped();
+  return true;
 }
 
 // With the gate closed and nobody running. Its pages are in the log when the gate opens.
@@ -157,7 +173,7 @@ static void skip(void) {
   if (pause > SKIP_PAUSE_MAX)
     pause = SKIP_PAUSE_MAX;
   atomic_store(&due_at, wrap_now() + (pause > every.period ? pause : every.period));
-  open_gate();
+  wake_stopped();
 }
 
 // Whoever waits at the gate gives up for all after the bound.
@@ -275,17 +291,18 @@ bool gate_commit_last(void) {
   wrap_enter();
   bool was_running = wrap_self.is_counted && wrap_self.state == RUNNING;
   uint64_t limit = wrap_now() + LAST_TIME;
-  bool is_done = false;
+  uint64_t before = atomic_load(&statistics.epochs);
+  bool is_done = false, is_over = false;
   if (was_running)
     atomic_fetch_sub(&state, 1);
-  do {
+  while (!is_done && !is_over) {
     close_gate();
-    is_done = try_commit();
+    // While this thread ran no epoch began; so one that is over has what it wrote, whosever it is.
+    is_done = try_commit() || (was_running && atomic_load(&statistics.epochs) != before);
     if (!is_done)
       REAL(usleep)(100);
-  } while (!is_done && wrap_now() < limit);
-  if (!is_done)
-    open_gate();
+    is_over = !is_done && wrap_now() >= limit && open_uncommitted();
+  }
   if (was_running)
     enter_count();
   wrap_leave();

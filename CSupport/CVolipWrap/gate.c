@@ -45,6 +45,7 @@ static _Atomic uint64_t calls_left; // with `calls` set
 static _Atomic bool has_run;        // somebody ran since the last epoch
 static _Atomic bool is_hurried;
 static _Atomic uint32_t is_awake;   // the clock: a futex
+static _Atomic uint32_t calls;      // of the clock, which may sleep until an epoch is due: a futex
 static _Atomic uint64_t skips_in_a_row;
 static pthread_t clock_thread;
 
@@ -126,6 +127,18 @@ static bool open_uncommitted(void) {
   return true;
 }
 
+static void wake_clock(void) {
+  if (!atomic_exchange(&is_awake, 1))
+    futex(&is_awake, FUTEX_WAKE, 1, 0);
+}
+
+// The clock is to try again what the kernel did not take.
+static void call_clock(void) {
+  atomic_fetch_add(&calls, 1);
+  futex(&calls, FUTEX_WAKE, 1, 0);
+  wake_clock();
+}
+
 // With the gate closed and nobody running. Its pages are in the log when the gate opens.
 static void commit(void) {
   uint64_t mark = output_mark();
@@ -140,6 +153,8 @@ static void commit(void) {
   atomic_store(&due_at, end + clock_period());
   open_gate();
   output_release(mark);
+  if (output_waits())
+    call_clock();
 }
 
 void gate_count(uint64_t pages, uint64_t lines) {
@@ -192,11 +207,6 @@ static void wait_for_turn(void) {
       skip();
   }
   atomic_fetch_sub(&stopped, 1);
-}
-
-static void wake_clock(void) {
-  if (!atomic_exchange(&is_awake, 1))
-    futex(&is_awake, FUTEX_WAKE, 1, 0);
 }
 
 static void leave_count(void) {
@@ -316,20 +326,19 @@ static void *run_clock(void *unused) {
   for (;;) {
     while (!atomic_load(&is_awake))
       futex(&is_awake, FUTEX_WAIT, 0, 0);
+    uint32_t call = atomic_load(&calls);
     output_drain();
     uint64_t now = wrap_now();
     uint64_t due = atomic_load(&due_at);
-    if (due > now) {
-      REAL(usleep)((useconds_t)(due - now));
-      continue;
-    }
-    if (!atomic_load(&has_run) && output_waits()) {
-      REAL(usleep)(CLOCK_TIME);
+    bool waits = output_waits();
+    if (due > now || (waits && !atomic_load(&has_run))) {
+      bool is_short = waits && (due <= now || due - now > CLOCK_TIME);
+      futex(&calls, FUTEX_WAIT, call, is_short ? CLOCK_TIME : due - now);
       continue;
     }
     if (!atomic_load(&has_run)) {
       atomic_store(&is_awake, 0);
-      if (atomic_load(&has_run))
+      if (atomic_load(&has_run) || output_waits())
         atomic_store(&is_awake, 1);
       continue;
     }

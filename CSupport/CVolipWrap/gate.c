@@ -47,6 +47,7 @@ static _Atomic bool is_hurried;
 static _Atomic uint32_t is_awake;   // the clock: a futex
 static _Atomic uint32_t calls;      // of the clock, which may sleep until an epoch is due: a futex
 static _Atomic uint64_t skips_in_a_row;
+static _Atomic bool is_started;     // the clock
 static pthread_t clock_thread;
 
 static struct {
@@ -291,6 +292,10 @@ void gate_thread_ends(void) {
 void gate_forget(void) {
   atomic_store(&state, 1);
   atomic_store(&gate_is_used, false);
+  atomic_store(&is_started, false);
+  atomic_store(&is_awake, 0);
+  atomic_store(&is_hurried, false);
+  atomic_store(&stopped, 0);
 }
 
 void gate_hurry(void) { atomic_store(&is_hurried, true); }
@@ -355,7 +360,6 @@ static void *run_clock(void *unused) {
 }
 
 void gate_use(void) {
-  static _Atomic bool is_started;
   if (atomic_exchange(&is_started, true))
     return;
   read_option();

@@ -275,10 +275,13 @@ void output_before_close(int descriptor) {
   wrap_leave();
 }
 
+// What the parent holds is its own to let out.
 void output_forget(void) {
+  for (struct item *item = first; item != NULL; item = item->next)
+    *bytes_of(item->descriptor) = 0;
   first = NULL;
   last = &first;
-  output_is_held = false;
+  atomic_store(&queued, 0);
   pthread_mutex_init(&queue_lock, NULL);
 }
 

@@ -27,7 +27,7 @@
 #define REAL_FUNCTIONS(X)                                                                        \
   X(accept) X(accept4) X(clock_nanosleep) X(close) X(close_range) X(connect) X(copy_file_range)  \
   X(creat) X(dup) X(dup2) X(dup3) X(epoll_pwait) X(epoll_pwait2) X(epoll_wait) X(execv)          \
-  X(execve) X(execvp) X(execvpe) X(fallocate) X(fcntl) X(fdatasync) X(fexecve) X(fopen) X(fork)  \
+  X(execve) X(execvp) X(execvpe) X(fallocate) X(fcntl) X(fdatasync) X(fexecve) X(fopen) X(_Fork) \
   X(fsync) X(ftruncate) X(lseek) X(madvise) X(mmap) X(mremap) X(msync) X(munmap) X(nanosleep)    \
   X(open) X(openat) X(pause) X(pipe2) X(poll) X(ppoll) X(pread) X(preadv) X(preadv2)             \
   X(pselect) X(pthread_barrier_wait) X(pthread_cond_clockwait) X(pthread_cond_timedwait)         \

@@ -23,6 +23,18 @@ void cvolipenter_end(void) { wrap_leave(); }
 
 bool wrap_is_ours(void) { return own_process == (pid_t)REAL(syscall)(SYS_getpid); }
 
+// After fork, whoever called it: also the C library itself, in daemon and forkpty.
+static void begin_child(void) {
+  own_process = (pid_t)REAL(syscall)(SYS_getpid);
+  gate_forget();
+  threads_forget();
+  files_forget();
+  mappings_forget();
+  output_forget();
+  wrap_self.state = RUNNING;
+  wrap_self.is_counted = true;
+}
+
 __attribute__((constructor)) static void start(void) {
   real_prepare();
   own_process = getpid();
@@ -30,6 +42,7 @@ __attribute__((constructor)) static void start(void) {
   files_start();
   output_start();
   signals_start();
+  pthread_atfork(NULL, NULL, begin_child);
 }
 
 // What is left of the last epoch. Other threads may still run, and be in the middle of something:
@@ -131,21 +144,15 @@ EXPORTED int execle(const char *path, const char *first, ...) {
 // Children. One that shared memory with its parent (vfork) would change what this library knows of
 // the parent; POSIX lets it have its own.
 
-EXPORTED pid_t fork(void) {
-  pid_t child = REAL(fork)();
-  if (child == 0) {
-    own_process = getpid();
-    gate_forget();
-    threads_forget();
-    files_forget();
-    mappings_forget();
-    output_forget();
-    wrap_self.state = RUNNING;
-    wrap_self.is_counted = true;
-  }
+EXPORTED pid_t vfork(void) { return fork(); }
+
+// Like fork, but for the functions that are to be called in the child.
+EXPORTED pid_t _Fork(void) {
+  pid_t child = REAL(_Fork)();
+  if (child == 0)
+    begin_child();
   return child;
 }
-pid_t vfork(void) ALIAS(fork);
 
 // Descriptors of this library's that it opens by number.
 EXPORTED long syscall(long number, ...) {

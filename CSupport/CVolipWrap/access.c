@@ -66,8 +66,10 @@ static ssize_t access_file(struct wrap_file *file, int descriptor, const struct 
     offset = (off_t)*file->pool.length;
   else if (is_sequential)
     offset = REAL(lseek)(descriptor, 0, SEEK_CUR);
-  ssize_t done = writes ? write_at(file, parts, count, (uint64_t)offset)
-                        : read_at(file, parts, count, (uint64_t)offset);
+  ssize_t done = -1;
+  if (offset >= 0)  // else lseek has said why
+    done = writes ? write_at(file, parts, count, (uint64_t)offset)
+                  : read_at(file, parts, count, (uint64_t)offset);
   if (is_sequential && done > 0)
     REAL(lseek)(descriptor, offset + done, SEEK_SET);
   REAL(pthread_mutex_unlock)(&access_lock);

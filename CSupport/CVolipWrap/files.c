@@ -26,6 +26,7 @@
 struct wrap_file wrap_files[WRAP_FILES_MAX];
 static _Atomic uint8_t file_numbers[DESCRIPTORS];  // index plus 1, or OURS
 static _Atomic uint8_t kinds[DESCRIPTORS];
+static uint64_t open_files[DESCRIPTORS];  // by device and inode, where the kind is known
 static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct pattern {
@@ -115,9 +116,21 @@ enum wrap_kind descriptor_kind(int descriptor) {
   if (!is_number(descriptor))
     return KIND_OUTSIDE;
   struct stat status;
-  if (kinds[descriptor] == KIND_UNKNOWN && fstat(descriptor, &status) == 0)
+  if (kinds[descriptor] == KIND_UNKNOWN && fstat(descriptor, &status) == 0) {
+    open_files[descriptor] = status.st_ino + status.st_dev * 0x9e3779b97f4a7c15;
     kinds[descriptor] = kind_of(status.st_mode);
+  }
   return (enum wrap_kind)kinds[descriptor];
+}
+
+uint64_t descriptor_file(int descriptor) {
+  descriptor_kind(descriptor);
+  return is_number(descriptor) ? open_files[descriptor] : 0;
+}
+
+void descriptor_claim(int descriptor) {
+  if (is_number(descriptor))
+    file_numbers[descriptor] = OURS;
 }
 
 void descriptor_is_inside(int descriptor) {
@@ -416,6 +429,7 @@ static int note_duplicate(int from, int to) {
   if (to < 0 || to == from || !is_number(to) || wrap_self.inside != 0)
     return to;
   descriptor_forget(to);
+  open_files[to] = is_number(from) ? open_files[from] : 0;
   kinds[to] = is_number(from) ? kinds[from] : KIND_UNKNOWN;
   struct wrap_file *file = noted(from);
   if (file != NULL) {
@@ -481,8 +495,10 @@ EXPORTED int fclose(FILE *stream) {
   int descriptor = stream != NULL ? fileno(stream) : -1;
   if (descriptor >= 0 && wrap_self.inside == 0) {
     fflush(stream);
-    output_before_close(descriptor);
+    bool is_free = output_before_close(descriptor);
     descriptor_forget(descriptor);
+    if (!is_free)
+      return 0;  // the stream's own memory stays
   }
   return REAL(fclose)(stream);
 }
@@ -496,14 +512,16 @@ EXPORTED int dup(int descriptor) {
 EXPORTED int dup2(int from, int to) {
   if (descriptor_is_ours(from) || descriptor_is_ours(to))
     return errno = EBADF, -1;
-  output_before_close(to);
+  if (from != to && !output_before_close(to))
+    return errno = EMFILE, -1;
   return note_duplicate(from, REAL(dup2)(from, to));
 }
 
 EXPORTED int dup3(int from, int to, int flags) {
   if (descriptor_is_ours(from) || descriptor_is_ours(to))
     return errno = EBADF, -1;
-  output_before_close(to);
+  if (from != to && !output_before_close(to))
+    return errno = EMFILE, -1;
   return note_duplicate(from, REAL(dup3)(from, to, flags));
 }
 
@@ -529,9 +547,9 @@ EXPORTED int close(int descriptor) {
       file_numbers[descriptor] = 0;
     return REAL(close)(descriptor);
   }
-  output_before_close(descriptor);
+  bool is_free = output_before_close(descriptor);
   descriptor_forget(descriptor);
-  return REAL(close)(descriptor);
+  return is_free ? REAL(close)(descriptor) : 0;
 }
 
 EXPORTED int close_range(unsigned first, unsigned last, int flags) {
@@ -539,9 +557,11 @@ EXPORTED int close_range(unsigned first, unsigned last, int flags) {
   if (last >= DESCRIPTORS)
     last = DESCRIPTORS - 1;
   for (unsigned start = first, number = first; number <= last + 1 && result == 0; number++) {
-    bool is_ours = number <= last && file_numbers[number] == OURS;
+    bool closes = number <= last && (flags & CLOSE_RANGE_CLOEXEC) == 0;
+    bool is_ours = number <= last && (file_numbers[number] == OURS ||
+                                      (closes && !output_before_close((int)number)));
     if (number <= last && !is_ours) {
-      if ((flags & CLOSE_RANGE_CLOEXEC) == 0)
+      if (closes)
         descriptor_forget((int)number);
       continue;
     }
@@ -551,6 +571,8 @@ EXPORTED int close_range(unsigned first, unsigned last, int flags) {
   }
   return result;
 }
+
+EXPORTED void closefrom(int first) { close_range(first > 0 ? (unsigned)first : 0, ~0u, 0); }
 
 EXPORTED int truncate(const char *path, off_t length) {
   if (pattern_count == 0 || wrap_self.inside != 0)

@@ -133,6 +133,10 @@ enum wrap_kind descriptor_kind(int descriptor);
 void descriptor_is_inside(int descriptor);
 void descriptor_forget(int descriptor);
 bool descriptor_is_ours(int descriptor);
+/// A number for the open file behind a descriptor that output goes to.
+uint64_t descriptor_file(int descriptor);
+/// A descriptor of the program's is this library's from now on.
+void descriptor_claim(int descriptor);
 /// Moves a descriptor of this library's to where programs have none.
 int descriptor_keep(int descriptor);
 /// Before it is closed.
@@ -149,8 +153,9 @@ bool wrap_would_wait(int descriptor, short events);
 // Output
 
 void output_start(void);
-/// The descriptor is about to be closed: what is held for it goes out by another one.
-void output_before_close(int descriptor);
+/// The descriptor is about to be closed: what is held for it goes out by another one. Returns false
+/// if there is none: then this one is the library's now, and closed behind its output.
+bool output_before_close(int descriptor);
 /// Holds bytes for a descriptor, or nothing of them: errno EAGAIN.
 bool output_holds(int descriptor);
 ssize_t output_hold(int descriptor, const struct iovec *parts, int count);

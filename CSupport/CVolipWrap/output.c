@@ -23,7 +23,8 @@
 #include <string.h>
 
 #define HELD_MAX (8ul << 20)     // bytes of one descriptor
-#define DESCRIPTORS 65536
+#define DESCRIPTORS (1 << 20)
+#define WAITING_FILES (1 << 20)
 #define PIPE_BYTES 4096ul        // that a pipe which can be written to takes at once
 
 enum action { SEND, SHUT, CLOSE };
@@ -31,6 +32,7 @@ enum action { SEND, SHUT, CLOSE };
 struct item {
   struct item *next;
   uint64_t number;     // in the order of the calls
+  uint64_t file;       // the open file: descriptors may share it
   int descriptor;
   enum action action;
   int how;             // of a shutdown
@@ -47,13 +49,31 @@ static struct item *first, **last = &first;
 static uint64_t issued;                   // number of the last item
 static _Atomic uint64_t released;         // items up to this number may go out
 static _Atomic uint64_t queued;           // items in the queue
-static size_t held_bytes[DESCRIPTORS];
-static int failures[DESCRIPTORS];
 
-static bool is_small(int descriptor) { return descriptor >= 0 && descriptor < DESCRIPTORS; }
+static struct output {
+  size_t bytes;    // in the queue
+  uint32_t items;
+  int failure;     // an errno that the next call reports
+} outputs[DESCRIPTORS];
 
-static size_t *bytes_of(int descriptor) {
-  return &held_bytes[is_small(descriptor) ? descriptor : 0];
+// Files that the kernel takes no more for, as of pass `pass` through the queue: open addressing.
+static struct waiting {
+  uint64_t file, pass;
+} waiting[WAITING_FILES];
+static uint64_t pass;
+
+static bool is_number(int descriptor) { return descriptor >= 0 && descriptor < DESCRIPTORS; }
+
+static struct output *output_of(int descriptor) {
+  return &outputs[is_number(descriptor) ? descriptor : 0];
+}
+
+// The entry of a file that waits, or the one where it belongs. There are fewer files than entries.
+static struct waiting *waiting_of(uint64_t file) {
+  uint64_t place = file;
+  while (waiting[place % WAITING_FILES].pass == pass && waiting[place % WAITING_FILES].file != file)
+    place++;
+  return &waiting[place % WAITING_FILES];
 }
 
 static void append(struct item *item) {
@@ -61,7 +81,8 @@ static void append(struct item *item) {
   item->next = NULL;
   *last = item;
   last = &item->next;
-  *bytes_of(item->descriptor) += item->bytes;
+  output_of(item->descriptor)->bytes += item->bytes;
+  output_of(item->descriptor)->items++;
   atomic_fetch_add(&queued, 1);
   gate_hurry();
 }
@@ -98,8 +119,7 @@ static bool go_out(struct item *item) {
     if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
       return false;
     if (sent < 0) {
-      if (is_small(item->descriptor))
-        failures[item->descriptor] = errno;
+      output_of(item->descriptor)->failure = errno;
       return true;
     }
     item->done += (size_t)sent;
@@ -107,26 +127,23 @@ static bool go_out(struct item *item) {
   return true;
 }
 
-// Everything released, but what stands behind an item of the same descriptor that has to wait.
+// Everything released, but what stands behind an item of the same file that has to wait.
 static void send_released(void) {
-  int waiting[64];
-  int waiting_count = 0;
   struct item **place = &first;
+  pass++;
   while (*place != NULL && (*place)->number <= atomic_load(&released)) {
     struct item *item = *place;
-    bool waits = waiting_count == 64;
-    for (int i = 0; i < waiting_count && !waits; i++)
-      waits = waiting[i] == item->descriptor;
-    if (waits || !go_out(item)) {
-      if (!waits)
-        waiting[waiting_count++] = item->descriptor;
+    struct waiting *entry = waiting_of(item->file);
+    if (entry->pass == pass || !go_out(item)) {
+      *entry = (struct waiting){item->file, pass};
       place = &item->next;
       continue;
     }
     *place = item->next;
     if (item->next == NULL)
       last = place;
-    *bytes_of(item->descriptor) -= item->bytes;
+    output_of(item->descriptor)->bytes -= item->bytes;
+    output_of(item->descriptor)->items--;
     atomic_fetch_sub(&queued, 1);
     free(item);
   }
@@ -185,9 +202,9 @@ static bool waits_for_room(int descriptor, int flags) {
 
 // Room for more output of a descriptor: an errno, or 0.
 static int wait_for_room(int descriptor, int flags) {
-  while (*bytes_of(descriptor) >= HELD_MAX) {
+  while (output_of(descriptor)->bytes >= HELD_MAX) {
     output_drain();
-    if (*bytes_of(descriptor) < HELD_MAX)
+    if (output_of(descriptor)->bytes < HELD_MAX)
       break;
     if (!waits_for_room(descriptor, flags))
       return EAGAIN;
@@ -201,9 +218,10 @@ static ssize_t hold(int descriptor, const struct iovec *parts, int count, int fl
   size_t bytes = 0;
   for (int i = 0; i < count; i++)
     bytes += parts[i].iov_len;
-  if (is_small(descriptor) && failures[descriptor] != 0) {
-    errno = failures[descriptor];
-    failures[descriptor] = 0;
+  struct output *output = output_of(descriptor);
+  if (output->failure != 0) {
+    errno = output->failure;
+    output->failure = 0;
     if (errno == EPIPE && (flags & MSG_NOSIGNAL) == 0)
       raise(SIGPIPE);
     return -1;
@@ -215,7 +233,8 @@ static ssize_t hold(int descriptor, const struct iovec *parts, int count, int fl
     wrap_leave();
     return errno = error != 0 ? error : ENOMEM, -1;
   }
-  *item = (struct item){.descriptor = descriptor, .action = SEND, .bytes = bytes,
+  *item = (struct item){.descriptor = descriptor, .file = descriptor_file(descriptor),
+                        .action = SEND, .bytes = bytes,
                         .is_socket = descriptor_kind(descriptor) == KIND_SOCKET,
                         .name_bytes = name_bytes};
   if (name_bytes > 0)
@@ -239,46 +258,53 @@ bool output_holds(int descriptor) {
          descriptor_kind(descriptor) >= KIND_OUTSIDE;
 }
 
-static bool append_action(int descriptor, enum action action, int how) {
+static bool append_action(int descriptor, uint64_t file, enum action action, int how) {
   struct item *item = calloc(1, sizeof *item);
   if (item == NULL)
     return false;
-  *item = (struct item){.descriptor = descriptor, .action = action, .how = how};
+  *item = (struct item){.descriptor = descriptor, .file = file, .action = action, .how = how};
   append(item);
   return true;
 }
 
-// Its output goes out by a duplicate, which is closed behind it.
-void output_before_close(int descriptor) {
-  if (!output_is_held || wrap_self.inside != 0 || !is_small(descriptor))
-    return;
-  failures[descriptor] = 0;
-  if (atomic_load(&queued) == 0)
-    return;
-  wrap_enter();
-  REAL(pthread_mutex_lock)(&queue_lock);
-  int other = -1;
-  bool is_any = false;
+// What is held for a descriptor goes on by a duplicate.
+static void move_to(int other, int descriptor) {
   for (struct item *item = first; item != NULL; item = item->next)
-    is_any |= item->descriptor == descriptor;
-  if (is_any)
-    other = descriptor_keep(REAL(fcntl)(descriptor, F_DUPFD_CLOEXEC, 0));
-  for (struct item *item = first; item != NULL && other >= 0; item = item->next)
-    if (item->descriptor == descriptor) {
+    if (item->descriptor == descriptor)
       item->descriptor = other;
-      *bytes_of(descriptor) -= item->bytes;
-      *bytes_of(other) += item->bytes;
-    }
+  *output_of(other) = (struct output){.bytes = output_of(descriptor)->bytes,
+                                      .items = output_of(descriptor)->items};
+  *output_of(descriptor) = (struct output){.bytes = 0};
+}
+
+bool output_before_close(int descriptor) {
+  if (!output_is_held || wrap_self.inside != 0 || !is_number(descriptor))
+    return true;
+  if (output_of(descriptor)->failure != 0)
+    output_of(descriptor)->failure = 0;
+  if (output_of(descriptor)->items == 0)
+    return true;
+  wrap_enter();
+  int other = -1;
+  REAL(pthread_mutex_lock)(&queue_lock);
+  if (output_of(descriptor)->items > 0)
+    other = descriptor_keep(REAL(fcntl)(descriptor, F_DUPFD_CLOEXEC, 0));
+  bool may_close = other >= 0 || output_of(descriptor)->items == 0;
   if (other >= 0)
-    append_action(other, CLOSE, 0);
+    move_to(other, descriptor);
+  else if (!may_close)
+    descriptor_claim(descriptor);
+  if (other >= 0 || !may_close)
+    append_action(other >= 0 ? other : descriptor, descriptor_file(descriptor), CLOSE, 0);
   REAL(pthread_mutex_unlock)(&queue_lock);
   wrap_leave();
+  return may_close;
 }
 
 // What the parent holds is its own to let out.
 void output_forget(void) {
   for (struct item *item = first; item != NULL; item = item->next)
-    *bytes_of(item->descriptor) = 0;
+    *output_of(item->descriptor) = (struct output){.bytes = 0};
   first = NULL;
   last = &first;
   atomic_store(&queued, 0);
@@ -339,7 +365,7 @@ EXPORTED int shutdown(int descriptor, int how) {
     return REAL(shutdown)(descriptor, how);
   wrap_enter();
   REAL(pthread_mutex_lock)(&queue_lock);
-  bool is_held = append_action(descriptor, SHUT, how);
+  bool is_held = append_action(descriptor, descriptor_file(descriptor), SHUT, how);
   REAL(pthread_mutex_unlock)(&queue_lock);
   wrap_leave();
   return is_held ? 0 : (errno = ENOMEM, -1);

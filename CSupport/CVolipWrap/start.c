@@ -154,7 +154,7 @@ EXPORTED pid_t _Fork(void) {
   return child;
 }
 
-// Descriptors of this library's that it opens by number.
+// Descriptors of this library's that it opens by number, and the program's that it closes so.
 EXPORTED long syscall(long number, ...) {
   va_list list;
   va_start(list, number);
@@ -162,6 +162,10 @@ EXPORTED long syscall(long number, ...) {
   for (int i = 0; i < 6; i++)
     arguments[i] = va_arg(list, long);
   va_end(list);
+  if (number == SYS_close && wrap_self.inside == 0)
+    return close((int)arguments[0]);
+  if (number == SYS_close_range && wrap_self.inside == 0)
+    return close_range((unsigned)arguments[0], (unsigned)arguments[1], (int)arguments[2]);
   long result = REAL(syscall)(number, arguments[0], arguments[1], arguments[2], arguments[3],
                               arguments[4], arguments[5]);
   bool is_descriptor = number == SYS_userfaultfd || number == SYS_memfd_create;

@@ -10,6 +10,19 @@
 
 static pthread_mutex_t access_lock = PTHREAD_MUTEX_INITIALIZER;  // offsets, appending, length
 
+// A handler that comes meanwhile runs after it: it might make such calls, too.
+static void lock_access(void) {
+  wrap_enter();
+  REAL(pthread_mutex_lock)(&access_lock);
+}
+
+static void unlock_access(void) {
+  int saved = errno;
+  REAL(pthread_mutex_unlock)(&access_lock);
+  wrap_leave();
+  errno = saved;
+}
+
 static uint64_t total(const struct iovec *parts, int count) {
   uint64_t bytes = 0;
   for (int i = 0; i < count; i++)
@@ -61,7 +74,7 @@ static ssize_t access_file(struct wrap_file *file, int descriptor, const struct 
   if (!may(descriptor, writes))
     return -1;
   bool is_sequential = offset < 0;
-  REAL(pthread_mutex_lock)(&access_lock);
+  lock_access();
   if (writes && (REAL(fcntl)(descriptor, F_GETFL) & O_APPEND))
     offset = (off_t)*file->pool.length;
   else if (is_sequential)
@@ -72,7 +85,7 @@ static ssize_t access_file(struct wrap_file *file, int descriptor, const struct 
                   : read_at(file, parts, count, (uint64_t)offset);
   if (is_sequential && done > 0)
     REAL(lseek)(descriptor, offset + done, SEEK_SET);
-  REAL(pthread_mutex_unlock)(&access_lock);
+  unlock_access();
   // Not under the lock: others may want it, who are waited for.
   bool is_synchronous = done > 0 && writes && (REAL(fcntl)(descriptor, F_GETFL) & O_DSYNC) != 0;
   return is_synchronous && file_sync(file) != 0 ? -1 : done;
@@ -87,7 +100,7 @@ static ssize_t at_negative(void) { return errno = EINVAL, -1; }
 // Pipes between the program's own threads, too.
 static bool may_wait(int descriptor) {
   return wrap_self.inside == 0 && descriptor_kind(descriptor) != KIND_PLAIN &&
-         wrap_would_wait(descriptor, POLLIN);
+         wrap_might_wait(descriptor);
 }
 
 static bool is_socket(int descriptor) {
@@ -295,9 +308,9 @@ EXPORTED int ftruncate(int descriptor, off_t length) {
     return REAL(ftruncate)(descriptor, length);
   if (length < 0 || !may(descriptor, true))
     return errno = EINVAL, -1;
-  REAL(pthread_mutex_lock)(&access_lock);
+  lock_access();
   int error = file_set_length(file, (uint64_t)length);
-  REAL(pthread_mutex_unlock)(&access_lock);
+  unlock_access();
   return error == 0 ? 0 : (errno = error, -1);
 }
 int ftruncate64(int descriptor, off_t length) ALIAS(ftruncate);
@@ -318,9 +331,9 @@ EXPORTED int fallocate(int descriptor, int mode, off_t offset, off_t bytes) {
     return REAL(fallocate)(descriptor, mode, offset, bytes);
   if (offset < 0 || bytes <= 0 || !may(descriptor, true))
     return errno = EINVAL, -1;
-  REAL(pthread_mutex_lock)(&access_lock);
+  lock_access();
   int error = allocate(file, mode, (uint64_t)offset, (uint64_t)bytes);
-  REAL(pthread_mutex_unlock)(&access_lock);
+  unlock_access();
   return error == 0 ? 0 : (errno = error, -1);
 }
 int fallocate64(int descriptor, int mode, off_t offset, off_t bytes) ALIAS(fallocate);

@@ -241,7 +241,7 @@ static void enter_count(void) {
 
 bool gate_begin_wait(int released) {
   struct wrap_thread *self = &wrap_self;
-  if (self->inside != 0 || self->locks > released || !self->is_counted || self->state == WAITING)
+  if (self->inside != 0 || !self->is_counted || self->state == WAITING || wrap_is_busy(released))
     return false;
   int saved = errno;
   wrap_enter();

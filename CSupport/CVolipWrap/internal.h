@@ -27,7 +27,10 @@ enum wrap_state { RUNNING, WAITING };
 
 struct wrap_thread {
   int inside;              // how deep the thread is in this library
+  int cancel_state;        // outside of it; inside it is not cancelled
   int locks;               // of the program, held
+  // Of a handler that interrupted running code, which may be in the middle of anything: its frame.
+  const char *volatile handler_frame;
   volatile enum wrap_state state;
   bool is_counted;         // by the gate
   volatile uint64_t late;  // signals that came while inside, to be sent again
@@ -47,6 +50,11 @@ void signals_start(void);
 void signals_send_late(void);
 /// Whether this is the process that the library was started in, and not a child of it.
 bool wrap_is_ours(void);
+
+/// Whether the thread runs a handler that interrupted running code.
+bool signals_in_handler(void);
+/// Whether the thread may be in the middle of a change: with a lock, or in such a handler.
+bool wrap_is_busy(int released);
 
 // The gate
 
@@ -148,7 +156,7 @@ bool files_are_wanted(void);
 bool files_pool_path(const char *path, char *pool);
 /// Commits a file whose program asks for it; 0, or -1 and errno.
 int file_sync(struct wrap_file *file);
-bool wrap_would_wait(int descriptor, short events);
+bool wrap_might_wait(int descriptor);
 
 // Output
 

@@ -20,6 +20,16 @@ static uint64_t whole_pages(uint64_t bytes) {
   return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
 }
 
+static void lock_ranges(void) {
+  wrap_enter();
+  REAL(pthread_mutex_lock)(&ranges_lock);
+}
+
+static void unlock_ranges(void) {
+  REAL(pthread_mutex_unlock)(&ranges_lock);
+  wrap_leave();
+}
+
 static bool add_range(struct wrap_file *file, uint64_t start, uint64_t end) {
   for (int i = 0; i < RANGES_MAX; i++)
     if (ranges[i].file == NULL) {
@@ -31,9 +41,9 @@ static bool add_range(struct wrap_file *file, uint64_t start, uint64_t end) {
 }
 
 static bool add_mapping(struct wrap_file *file, uint64_t start, uint64_t end) {
-  REAL(pthread_mutex_lock)(&ranges_lock);
+  lock_ranges();
   bool is_added = add_range(file, start, end);
-  REAL(pthread_mutex_unlock)(&ranges_lock);
+  unlock_ranges();
   return is_added;
 }
 
@@ -57,13 +67,13 @@ static int cut(struct range *range, uint64_t start, uint64_t end) {
 // Of one of several mappings of the same bytes, the first.
 static void remove_mapping(struct wrap_file *file, uint64_t start, uint64_t end) {
   int gone = 0;
-  REAL(pthread_mutex_lock)(&ranges_lock);
+  lock_ranges();
   for (int i = 0; i < RANGES_MAX; i++)
     if (ranges[i].file == file && ranges[i].start < end && ranges[i].end > start) {
       gone = cut(&ranges[i], start, end);
       break;
     }
-  REAL(pthread_mutex_unlock)(&ranges_lock);
+  unlock_ranges();
   while (gone-- > 0)
     file_release_mapping(file);
 }
@@ -71,13 +81,13 @@ static void remove_mapping(struct wrap_file *file, uint64_t start, uint64_t end)
 // One that begins there ends elsewhere.
 static bool resize_mapping(const struct wrap_file *file, uint64_t start, uint64_t end) {
   bool is_found = false;
-  REAL(pthread_mutex_lock)(&ranges_lock);
+  lock_ranges();
   for (int i = 0; i < RANGES_MAX && !is_found; i++)
     if (ranges[i].file == file && ranges[i].start == start) {
       ranges[i].end = end;
       is_found = true;
     }
-  REAL(pthread_mutex_unlock)(&ranges_lock);
+  unlock_ranges();
   return is_found;
 }
 
@@ -171,6 +181,8 @@ EXPORTED void *mremap(void *address, size_t bytes, size_t new_bytes, int flags, 
 
 // Under epochs a program says by msync that it wants an epoch, and waits for it.
 int file_sync(struct wrap_file *file) {
+  if (signals_in_handler())
+    return errno = EBUSY, -1;
   if (file->commit == COMMIT_BY_CALL) {
     file_commit(file);
     return 0;

@@ -40,6 +40,7 @@ struct item {
   socklen_t name_bytes;
   struct sockaddr_storage name;
   size_t bytes, done;
+  size_t mapped_bytes;  // of the item, if a handler made it
   char data[];
 };
 
@@ -85,6 +86,29 @@ static void append(struct item *item) {
   output_of(item->descriptor)->items++;
   atomic_fetch_add(&queued, 1);
   gate_hurry();
+}
+
+// Handlers have items of their own kind: malloc is not for them.
+static struct item *make_item(size_t data_bytes) {
+  size_t bytes = sizeof(struct item) + data_bytes;
+  struct item *item;
+  if (!signals_in_handler()) {
+    if ((item = malloc(bytes)) != NULL)
+      item->mapped_bytes = 0;
+    return item;
+  }
+  item = REAL(mmap)(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (item == MAP_FAILED)
+    return NULL;
+  item->mapped_bytes = bytes;
+  return item;
+}
+
+static void free_item(struct item *item) {
+  if (item->mapped_bytes != 0)
+    REAL(munmap)(item, item->mapped_bytes);
+  else if (!signals_in_handler())  // there the process ends
+    free(item);
 }
 
 // Tries to send; true if the item is over.
@@ -145,7 +169,7 @@ static void send_released(void) {
     output_of(item->descriptor)->bytes -= item->bytes;
     output_of(item->descriptor)->items--;
     atomic_fetch_sub(&queued, 1);
-    free(item);
+    free_item(item);
   }
 }
 
@@ -171,9 +195,11 @@ void output_release(uint64_t mark) {
 bool output_waits(void) {
   if (!output_is_held || atomic_load(&queued) == 0)
     return false;
+  wrap_enter();
   REAL(pthread_mutex_lock)(&queue_lock);
   bool waits = first != NULL && first->number <= atomic_load(&released);
   REAL(pthread_mutex_unlock)(&queue_lock);
+  wrap_leave();
   return waits;
 }
 
@@ -200,7 +226,8 @@ static bool waits_for_room(int descriptor, int flags) {
   return (flags & MSG_DONTWAIT) == 0 && (REAL(fcntl)(descriptor, F_GETFL) & O_NONBLOCK) == 0;
 }
 
-// Room for more output of a descriptor: an errno, or 0.
+// Room for more output of a descriptor: an errno, or 0. Who holds a lock is at no safe point, and
+// would wait for ever: it passes the bound.
 static int wait_for_room(int descriptor, int flags) {
   while (output_of(descriptor)->bytes >= HELD_MAX) {
     output_drain();
@@ -208,6 +235,8 @@ static int wait_for_room(int descriptor, int flags) {
       break;
     if (!waits_for_room(descriptor, flags))
       return EAGAIN;
+    if (wrap_is_busy(0))
+      return 0;
     WAIT(0, REAL(usleep)(200));  // at a safe point the epoch can be committed
   }
   return 0;
@@ -228,13 +257,13 @@ static ssize_t hold(int descriptor, const struct iovec *parts, int count, int fl
   }
   int error = wait_for_room(descriptor, flags);
   wrap_enter();  // a handler that interrupts must not hold output, too
-  struct item *item = error == 0 ? malloc(sizeof *item + bytes) : NULL;
+  struct item *item = error == 0 ? make_item(bytes) : NULL;
   if (item == NULL) {
     wrap_leave();
     return errno = error != 0 ? error : ENOMEM, -1;
   }
   *item = (struct item){.descriptor = descriptor, .file = descriptor_file(descriptor),
-                        .action = SEND, .bytes = bytes,
+                        .action = SEND, .bytes = bytes, .mapped_bytes = item->mapped_bytes,
                         .is_socket = descriptor_kind(descriptor) == KIND_SOCKET,
                         .name_bytes = name_bytes};
   if (name_bytes > 0)
@@ -259,10 +288,11 @@ bool output_holds(int descriptor) {
 }
 
 static bool append_action(int descriptor, uint64_t file, enum action action, int how) {
-  struct item *item = calloc(1, sizeof *item);
+  struct item *item = make_item(0);
   if (item == NULL)
     return false;
-  *item = (struct item){.descriptor = descriptor, .file = file, .action = action, .how = how};
+  *item = (struct item){.descriptor = descriptor, .file = file, .action = action, .how = how,
+                        .mapped_bytes = item->mapped_bytes};
   append(item);
   return true;
 }

@@ -1,7 +1,9 @@
 // Signals: the program's handlers are code of the program, and run where the gate knows of it.
 //
 // A handler that interrupts a wait makes the thread run: it passes the gate first, and waits again
-// afterwards. One that comes while the thread is inside this library is sent again when it leaves.
+// afterwards. One that interrupts running code has no safe points: that code may be in the middle
+// of a change, or of malloc. One that comes while the thread is inside this library is sent again
+// when it leaves.
 #define _GNU_SOURCE
 #include "internal.h"
 
@@ -23,6 +25,16 @@ static void call_handler(int number, siginfo_t *information, void *context) {
     handler.sa_handler(number);
 }
 
+// Who has left a handler by siglongjmp is above its frame.
+bool signals_in_handler(void) {
+  struct wrap_thread *self = &wrap_self;
+  if (self->handler_frame != NULL && (const char *)__builtin_frame_address(0) > self->handler_frame)
+    self->handler_frame = NULL;
+  return self->handler_frame != NULL;
+}
+
+bool wrap_is_busy(int released) { return wrap_self.locks > released || signals_in_handler(); }
+
 static void on_signal(int number, siginfo_t *information, void *context) {
   struct wrap_thread *self = &wrap_self;
   if (self->inside != 0 && !is_fault(number, information)) {
@@ -36,9 +48,14 @@ static void on_signal(int number, siginfo_t *information, void *context) {
   bool was_waiting = self->state == WAITING && self->inside == 0;
   if (was_waiting)
     gate_end_wait();
+  bool is_first = !was_waiting && !signals_in_handler();
+  if (is_first)
+    self->handler_frame = __builtin_frame_address(0);
   errno = saved;
   call_handler(number, information, context);
   saved = errno;
+  if (is_first)
+    self->handler_frame = NULL;
   if (was_waiting && self->state == RUNNING)
     gate_begin_wait(self->locks);
   errno = saved;

@@ -50,9 +50,12 @@ __attribute__((constructor)) static void start(void) {
 static void end(void) {
   if (wrap_self.inside != 0 || !wrap_is_ours())
     return;
-  if (!gate_commit_last())
+  if (atomic_load(&gate_is_used) && wrap_is_busy(0))
+    wrap_say("the last epoch was not committed: the program ended with a lock or in a handler");
+  else if (!gate_commit_last())
     wrap_say("the last epoch was not committed: threads were running when the program ended");
-  files_close_all();
+  if (!signals_in_handler())
+    files_close_all();
   output_finish();
 }
 

@@ -10,12 +10,15 @@ static pthread_key_t end_key;
 static _Atomic int thread_count = 1;
 
 void wrap_enter(void) {
-  wrap_self.inside++;
+  if (wrap_self.inside++ == 0)
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &wrap_self.cancel_state);
   atomic_signal_fence(memory_order_seq_cst);
 }
 
 void wrap_leave(void) {
   atomic_signal_fence(memory_order_seq_cst);
+  if (wrap_self.inside == 1)
+    pthread_setcancelstate(wrap_self.cancel_state, NULL);
   if (--wrap_self.inside == 0 && wrap_self.late != 0)
     signals_send_late();
 }

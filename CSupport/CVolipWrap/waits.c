@@ -2,8 +2,9 @@
 // program asked not to wait, are safe points too where that cannot be told beforehand: a program
 // keeps no half-done change over a call in which it might wait.
 //
-// read and its kin are tried first without waiting; only where there is nothing yet, and the
-// descriptor is a blocking one, the thread waits.
+// recv and its kin are tried first without waiting; only where there is nothing yet, and the
+// descriptor is a blocking one, the thread waits. accept, and read of what is no socket, have no
+// such form: on a blocking descriptor they are safe points in any case.
 #define _GNU_SOURCE
 #include "internal.h"
 
@@ -126,14 +127,13 @@ EXPORTED int waitid(idtype_t kind, id_t child, siginfo_t *information, int optio
   return MIGHT_WAIT((options & WNOHANG) == 0, REAL(waitid)(kind, child, information, options));
 }
 
-// Whether a call on the descriptor would wait now.
-bool wrap_would_wait(int descriptor, short events) {
+// Whether a call on the descriptor might wait. It is not asked whether something is there: another
+// thread may take it first.
+bool wrap_might_wait(int descriptor) {
   int saved = errno;
-  struct pollfd one = {descriptor, events, 0};
-  bool would = REAL(poll)(&one, 1, 0) == 0 &&
-               (REAL(fcntl)(descriptor, F_GETFL) & O_NONBLOCK) == 0;
+  bool might = (REAL(fcntl)(descriptor, F_GETFL) & O_NONBLOCK) == 0;
   errno = saved;
-  return would;
+  return might;
 }
 
 // A blocking descriptor with nothing to read: the first try has said so.
@@ -188,13 +188,13 @@ EXPORTED ssize_t recvmsg(int descriptor, struct msghdr *message, int flags) {
 
 EXPORTED int recvmmsg(int descriptor, struct mmsghdr *messages, unsigned count, int flags,
                       struct timespec *timeout) {
-  bool waits = (flags & MSG_DONTWAIT) == 0 && wrap_would_wait(descriptor, POLLIN);
+  bool waits = (flags & MSG_DONTWAIT) == 0 && wrap_might_wait(descriptor);
   return MIGHT_WAIT(waits, REAL(recvmmsg)(descriptor, messages, count, flags, timeout));
 }
 
 EXPORTED int accept4(int descriptor, struct sockaddr *restrict address,
                      socklen_t *restrict length, int flags) {
-  bool waits = wrap_would_wait(descriptor, POLLIN);
+  bool waits = wrap_might_wait(descriptor);
   int result = MIGHT_WAIT(waits, REAL(accept4)(descriptor, address, length, flags));
   if (result >= 0)
     descriptor_forget(result);
@@ -207,6 +207,6 @@ EXPORTED int accept(int descriptor, struct sockaddr *restrict address,
 }
 
 EXPORTED int connect(int descriptor, const struct sockaddr *address, socklen_t length) {
-  bool waits = (REAL(fcntl)(descriptor, F_GETFL) & O_NONBLOCK) == 0;
+  bool waits = wrap_might_wait(descriptor);
   return MIGHT_WAIT(waits, REAL(connect)(descriptor, address, length));
 }

@@ -31,6 +31,6 @@ struct wrap_verb {
   const char *name;
   int (*run)(const char *path, char **rest);
 };
-extern const struct wrap_verb verbs[];
+extern const struct wrap_verb verbs[], hostile_verbs[];
 
 #endif

@@ -6,8 +6,10 @@ int main(int count, char **arguments) {
     for (const struct wrap_case *it = file_cases; it->name != NULL; it++)
       if (strcmp(it->name, arguments[2]) == 0)
         return run_file_case(it, arguments[3]);
-  for (const struct wrap_verb *it = verbs; count >= 3 && it->name != NULL; it++)
-    if (strcmp(it->name, arguments[1]) == 0)
-      return it->run(arguments[2], arguments + 3);
+  const struct wrap_verb *const tables[] = {verbs, hostile_verbs};
+  for (int i = 0; i < 2 && count >= 3; i++)
+    for (const struct wrap_verb *it = tables[i]; it->name != NULL; it++)
+      if (strcmp(it->name, arguments[1]) == 0)
+        return it->run(arguments[2], arguments + 3);
   return 64;
 }

@@ -1,0 +1,268 @@
+// Programs that a wrapper may easily get wrong: each was lost, stopped or answered wrongly once.
+#include "cases.h"
+
+#include <netinet/in.h>
+#include <sys/syscall.h>
+
+#define BYTES (1 << 20)
+
+static volatile long *map_file(const char *path) {
+  int fd = open(path, O_RDWR | O_CREAT, 0600);
+  if (fd < 0 || ftruncate(fd, BYTES) != 0)
+    exit(1);
+  void *map = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (map == MAP_FAILED)
+    exit(1);
+  return map;
+}
+
+// Pages that change in each commit, with others between them that another thread writes meanwhile.
+static volatile long *words;
+
+static void *commit_for_ever(void *unused) {
+  for (long i = 1;; i++) {
+    for (int page = 0; page < 200; page += 2)
+      words[page * 512] = i;
+    msync((void *)words, BYTES, MS_SYNC);
+  }
+  return unused;
+}
+
+// Each page is written once, and then synchronised: it must be durable.
+static int gaps(const char *path, char **rest) {
+  (void)rest;
+  words = map_file(path);
+  pthread_t thread;
+  pthread_create(&thread, NULL, commit_for_ever, NULL);
+  usleep(20000);
+  for (int page = 1; page < 200; page += 2) {
+    usleep(300);
+    for (int slot = 1; slot < 400; slot++)
+      words[page * 512 + slot] = 7;
+    words[page * 512] = 7;
+    if (msync((void *)words, BYTES, MS_SYNC) != 0)
+      return 1;
+  }
+  kill(getpid(), SIGKILL);
+  return 0;
+}
+
+static int lost(const char *path, char **rest) {
+  (void)rest;
+  words = map_file(path);
+  int count = 0;
+  for (int page = 1; page < 200; page += 2)
+    for (int slot = 0; slot < 400; slot++)
+      count += words[page * 512 + slot] != 7;
+  printf("%d lost\n", count);
+  return 0;
+}
+
+// A daemon: its parent had no pool, or had one, too.
+static int daemons(const char *path, char **rest) {
+  char other[4096];
+  snprintf(other, sizeof other, "%s.not", path);
+  if (strcmp(rest[0], "after") == 0)
+    words = map_file(path);
+  int ends[2];
+  if (pipe(ends) != 0)
+    return 1;
+  if (strcmp(rest[0], "after") == 0) {  // the parent gives its pool up, and a child takes it
+    close(3);
+    munmap((void *)words, BYTES);
+  }
+  if (strcmp(rest[0], "after") == 0 ? fork() != 0 : false) {
+    char byte;
+    close(ends[1]);
+    return read(ends[0], &byte, 1) < 0;
+  }
+  if (strcmp(rest[0], "daemon") == 0 && daemon(1, 1) != 0)
+    return 1;
+  words = map_file(path);
+  words[0] = words[1024] = 3;
+  usleep(50000);  // an epoch is committed by time
+  puts("done");
+  fflush(stdout);
+  kill(getpid(), SIGKILL);
+  return 0;
+}
+
+// Connections of the program with itself: its client's end and its server's.
+static int listen_on(struct sockaddr_in *name) {
+  int fd = socket(AF_INET, SOCK_STREAM, 0), small = 4096;
+  socklen_t bytes = sizeof *name;
+  *name = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+  if (bind(fd, (struct sockaddr *)name, bytes) != 0 || listen(fd, 100) != 0 ||
+      getsockname(fd, (struct sockaddr *)name, &bytes) != 0)
+    exit(1);
+  return fd;
+}
+
+static int connect_to(const struct sockaddr_in *name) {
+  int fd = socket(AF_INET, SOCK_STREAM, 0), small = 4096;
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+  if (connect(fd, (const struct sockaddr *)name, sizeof *name) != 0)
+    exit(1);
+  return fd;
+}
+
+#define ANSWER_BYTES (1 << 20)
+static char answer[ANSWER_BYTES];
+
+static void send_all(int fd, size_t bytes) {
+  for (size_t done = 0; done < bytes;) {
+    ssize_t count = write(fd, answer + done, bytes - done);
+    if (count < 0)
+      exit(1);
+    done += (size_t)count;
+  }
+}
+
+static void *serve(void *listener) {
+  int fd = accept(*(int *)listener, NULL, NULL);
+  char byte;
+  while (read(fd, &byte, 1) == 1) {
+    words[0]++;
+    send_all(fd, sizeof answer);
+  }
+  return NULL;
+}
+
+// An answer of more than a socket takes at once.
+static int serves(const char *path, char **rest) {
+  (void)rest;
+  alarm(20);
+  words = map_file(path);
+  struct sockaddr_in name;
+  int listener = listen_on(&name);
+  pthread_t thread;
+  pthread_create(&thread, NULL, serve, &listener);
+  int fd = connect_to(&name);
+  size_t got = 0;
+  if (write(fd, "?", 1) != 1)
+    return 1;
+  while (got < sizeof answer) {
+    static char buffer[65536];
+    ssize_t count = read(fd, buffer, sizeof buffer);
+    if (count <= 0)
+      return 1;
+    got += (size_t)count;
+  }
+  printf("%ld answered\n", words[0]);
+  return 0;
+}
+
+// Many clients that do not read stop nobody else.
+static int crowds(const char *path, char **rest) {
+  (void)rest;
+  alarm(20);
+  words = map_file(path);
+  struct sockaddr_in name;
+  int listener = listen_on(&name), server = -1, client = -1;
+  for (int i = 0; i < 80; i++) {
+    client = connect_to(&name);
+    server = accept(listener, NULL, NULL);
+    send_all(server, i < 79 ? sizeof answer : 1);
+  }
+  char byte;
+  printf("%zd read\n", read(client, &byte, 1));
+  fflush(stdout);
+  kill(getpid(), SIGKILL);
+  return 0;
+}
+
+// What is held for a client that has been closed does not go to the next one.
+static int closes(const char *path, char **rest) {
+  alarm(20);
+  words = map_file(path);
+  struct sockaddr_in name;
+  int listener = listen_on(&name);
+  int first = connect_to(&name), second = connect_to(&name);
+  int server = accept(listener, NULL, NULL);
+  memset(answer, 'a', sizeof answer);
+  send_all(server, sizeof answer);
+  if (strcmp(rest[0], "closefrom") == 0)
+    closefrom(server);
+  else if (strcmp(rest[0], "syscall") == 0)
+    syscall(SYS_close, server);
+  else if (strcmp(rest[0], "close_range") == 0)
+    close_range((unsigned)server, (unsigned)server, 0);
+  else
+    close(server);
+  printf("%s\n", accept(listener, NULL, NULL) == server ? "the same number" : "another number");
+  if (write(server, "b", 1) != 1)
+    return 1;
+  char byte = 0;
+  if (read(second, &byte, 1) != 1)
+    return 1;
+  size_t got = 0;
+  static char buffer[65536];
+  for (ssize_t count; (count = read(first, buffer, sizeof buffer)) > 0;)
+    got += (size_t)count;
+  printf("%c, %zu\n", byte, got);
+  fflush(stdout);
+  kill(getpid(), SIGKILL);
+  return 0;
+}
+
+// A handler that interrupts a change, and waits.
+static void wait_in_handler(int number) {
+  (void)number;
+  usleep(2000);
+}
+
+static void *interrupt(void *thread) {
+  for (int i = 0; i < 60; i++) {
+    usleep(2500);
+    pthread_kill(*(pthread_t *)thread, SIGUSR1);
+  }
+  kill(getpid(), SIGKILL);
+  return NULL;
+}
+
+static int interrupts(const char *path, char **rest) {
+  (void)rest;
+  words = map_file(path);
+  pthread_t self = pthread_self(), thread;
+  signal(SIGUSR1, wait_in_handler);
+  pthread_create(&thread, NULL, interrupt, &self);
+  for (long i = 1;; i++) {
+    words[0] = i;
+    for (volatile int spin = 0; spin < 100000; spin++)
+      ;
+    words[1024] = i;
+    usleep(1);
+  }
+}
+
+// Threads that are cancelled while they say something.
+static void *talk(void *unused) {
+  for (;;) {
+    words[0]++;
+    if (write(1, ".", 1) != 1)
+      return unused;
+    usleep(1);
+  }
+}
+
+static int cancels(const char *path, char **rest) {
+  (void)rest;
+  alarm(20);
+  words = map_file(path);
+  for (int i = 0; i < 300; i++) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, talk, NULL);
+    usleep((useconds_t)(i * 7 % 400));
+    pthread_cancel(thread);
+    pthread_join(thread, NULL);
+  }
+  return write(1, "done\n", 5) == 5 ? 0 : 1;
+}
+
+const struct wrap_verb hostile_verbs[] = {
+    {"gaps", gaps},     {"lost", lost},     {"daemons", daemons},       {"serves", serves},
+    {"crowds", crowds}, {"closes", closes}, {"interrupts", interrupts}, {"cancels", cancels},
+    {NULL, NULL},
+};

@@ -26,6 +26,7 @@
 struct wrap_file wrap_files[WRAP_FILES_MAX];
 static _Atomic uint8_t file_numbers[DESCRIPTORS];  // index plus 1, or OURS
 static _Atomic uint8_t kinds[DESCRIPTORS];
+static _Atomic int inside_max = -1;       // the largest end of a pipe or socket pair
 static uint64_t open_files[DESCRIPTORS];  // by device and inode, where the kind is known
 static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -134,8 +135,19 @@ void descriptor_claim(int descriptor) {
 }
 
 void descriptor_is_inside(int descriptor) {
-  if (is_number(descriptor))
-    kinds[descriptor] = KIND_INSIDE;
+  if (!is_number(descriptor))
+    return;
+  kinds[descriptor] = KIND_INSIDE;
+  int most = atomic_load(&inside_max);
+  while (most < descriptor && !atomic_compare_exchange_weak(&inside_max, &most, descriptor))
+    ;
+}
+
+void descriptors_are_shared(void) {
+  int most = atomic_load(&inside_max);
+  for (int descriptor = 0; descriptor <= most; descriptor++)
+    if (kinds[descriptor] == KIND_INSIDE)
+      kinds[descriptor] = KIND_UNKNOWN;
 }
 
 // Patterns
@@ -304,7 +316,28 @@ static int note_open(int descriptor, int flags) {
   return error != 0 ? -1 : descriptor;
 }
 
+// A descriptor that the program did not open itself: inherited, received, or of mkstemp.
+// Returns false if it cannot be wrapped, but should.
+static bool note_late(int descriptor) {
+  char path[4096];
+  const struct pattern *pattern;
+  if (!is_number(descriptor) || pattern_count == 0 || !wrap_is_ours())
+    return true;
+  int error = 0;
+  wrap_enter();
+  if (path_of(descriptor, path, sizeof path) && (pattern = pattern_of(path)) != NULL) {
+    REAL(pthread_mutex_lock)(&files_lock);
+    error = note_open_locked(descriptor, path, pattern, 0);
+    REAL(pthread_mutex_unlock)(&files_lock);
+  }
+  wrap_leave();
+  return error == 0;
+}
+
 struct wrap_file *file_to_map(int descriptor) {
+  static struct wrap_file refused;  // never open
+  if (noted(descriptor) == NULL && !descriptor_is_ours(descriptor) && !note_late(descriptor))
+    return &refused;
   struct wrap_file *file = noted(descriptor);
   if (file == NULL || atomic_load(&file->is_open))
     return file;
@@ -431,6 +464,8 @@ static int note_duplicate(int from, int to) {
   descriptor_forget(to);
   open_files[to] = is_number(from) ? open_files[from] : 0;
   kinds[to] = is_number(from) ? kinds[from] : KIND_UNKNOWN;
+  if (kinds[to] == KIND_INSIDE)
+    descriptor_is_inside(to);
   struct wrap_file *file = noted(from);
   if (file != NULL) {
     atomic_fetch_add(&file->descriptors, 1);
@@ -489,6 +524,30 @@ EXPORTED FILE *fopen(const char *restrict path, const char *restrict mode) {
   return NULL;
 }
 FILE *fopen64(const char *restrict path, const char *restrict mode) ALIAS(fopen);
+
+EXPORTED FILE *fdopen(int descriptor, const char *mode) {
+  if (wrap_self.inside != 0 || noted(descriptor) == NULL)
+    return REAL(fdopen)(descriptor, mode);
+  wrap_say("%s: a wrapped file cannot be a stream (fdopen)", noted(descriptor)->path);
+  errno = ENOTSUP;
+  return NULL;
+}
+
+// It closes what it cannot have, as it does when the opening fails.
+EXPORTED FILE *freopen(const char *restrict path, const char *restrict mode,
+                       FILE *restrict stream) {
+  FILE *result = REAL(freopen)(path, mode, stream);
+  char name[4096];
+  if (result == NULL || pattern_count == 0 || wrap_self.inside != 0 ||
+      !path_of(fileno(result), name, sizeof name) || pattern_of(name) == NULL)
+    return result;
+  wrap_say("%s: a wrapped file cannot be a stream (freopen)", name);
+  fclose(result);
+  errno = ENOTSUP;
+  return NULL;
+}
+FILE *freopen64(const char *restrict path, const char *restrict mode, FILE *restrict stream)
+    ALIAS(freopen);
 
 // The C library closes its descriptor unseen.
 EXPORTED int fclose(FILE *stream) {

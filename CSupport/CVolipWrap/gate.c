@@ -33,6 +33,9 @@
 #define CLOCK_TIME 1000      // output that the kernel does not take is tried again
 #define LAST_TIME 1000000    // the last epoch waits for a safe point
 
+#define SILENCE_TIME 5000000 // without an epoch, before a line says so
+#define SILENCE_PAUSE 60000000
+
 #define BUCKETS 24           // of commit times: powers of two microseconds
 
 _Atomic bool gate_is_used;
@@ -47,6 +50,7 @@ static _Atomic bool is_hurried;
 static _Atomic uint32_t is_awake;   // the clock: a futex
 static _Atomic uint32_t calls;      // of the clock, which may sleep until an epoch is due: a futex
 static _Atomic uint64_t skips_in_a_row;
+static _Atomic uint64_t complain_from;  // when a line is due that says that no epoch is
 static _Atomic bool is_started;     // the clock
 static pthread_t clock_thread;
 
@@ -105,6 +109,17 @@ static void note(uint64_t microseconds, bool is_empty) {
   atomic_fetch_add(&statistics.buckets[bucket], 1);
 }
 
+// No epoch for long: nobody else would say so.
+static void complain(uint64_t now) {
+  uint64_t from = atomic_load(&complain_from);
+  if (from == 0 || now < from || !atomic_compare_exchange_strong(&complain_from, &from,
+                                                                 now + SILENCE_PAUSE))
+    return;
+  wrap_say("no epoch is committed: for seconds some thread has computed, or waited with a lock or "
+           "in a call that is no safe point%s",
+           output_is_held ? "; held output waits" : "");
+}
+
 static void wake_stopped(void) {
   atomic_fetch_add(&turn, 1);
   if (atomic_load(&stopped) > 0)
@@ -152,6 +167,7 @@ static void commit(void) {
   uint64_t end = wrap_now();
   note(end - start, statistics.lines == lines);
   atomic_store(&due_at, end + clock_period());
+  atomic_store(&complain_from, 0);
   open_gate();
   output_release(mark);
   if (output_waits())
@@ -185,6 +201,9 @@ static void skip(void) {
   } while (!atomic_compare_exchange_weak(&state, &before, before & ~CLOSED));
   atomic_fetch_add(&statistics.skipped, 1);
   uint64_t row = atomic_fetch_add(&skips_in_a_row, 1);
+  if (row == 0)
+    atomic_store(&complain_from, wrap_now() + SILENCE_TIME);
+  complain(wrap_now());
   uint64_t pause = SKIP_TIME << (row < 7 ? row : 7);
   if (pause > SKIP_PAUSE_MAX)
     pause = SKIP_PAUSE_MAX;
@@ -329,8 +348,10 @@ static void *run_clock(void *unused) {
   (void)unused;
   wrap_self.inside = 1;
   for (;;) {
+    // Whoever runs on for long wakes nobody: it looks itself now and then.
     while (!atomic_load(&is_awake))
-      futex(&is_awake, FUTEX_WAIT, 0, 0);
+      if (futex(&is_awake, FUTEX_WAIT, 0, LAST_TIME) == -ETIMEDOUT && atomic_load(&has_run))
+        atomic_store(&is_awake, 1);
     uint32_t call = atomic_load(&calls);
     output_drain();
     uint64_t now = wrap_now();

@@ -139,6 +139,8 @@ void files_forget(void);
 enum wrap_kind { KIND_UNKNOWN, KIND_PLAIN, KIND_INSIDE, KIND_OUTSIDE, KIND_SOCKET };
 enum wrap_kind descriptor_kind(int descriptor);
 void descriptor_is_inside(int descriptor);
+/// A child has the other ends, too: output to them leaves the process from now on.
+void descriptors_are_shared(void);
 void descriptor_forget(int descriptor);
 bool descriptor_is_ours(int descriptor);
 /// A number for the open file behind a descriptor that output goes to.

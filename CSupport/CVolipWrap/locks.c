@@ -1,7 +1,7 @@
 // Locks that a thread holds: while it has one, its waits are no safe points.
 //
-// A lock that another thread unlocks than the one that took it stays counted: fewer safe points,
-// and none too many.
+// A lock that another thread unlocks than the one that took it stays counted for the taker, which
+// has no safe point any more; who unlocks it while holding another one has one too many.
 #define _GNU_SOURCE
 #include "internal.h"
 
@@ -53,6 +53,12 @@ EXPORTED int pthread_spin_unlock(pthread_spinlock_t *lock) {
   return released(REAL(pthread_spin_unlock)(lock));
 }
 
+// Those of C11; thrd_success is 0.
+LOCK(mtx_lock, (mtx_t * lock), lock)
+LOCK(mtx_trylock, (mtx_t * lock), lock)
+LOCK(mtx_timedlock, (mtx_t *restrict lock, const struct timespec *restrict limit), lock, limit)
+UNLOCK(mtx_unlock, mtx_t)
+
 // A condition wait releases its own mutex, and has it again when it returns. A thread that stops at
 // the gate gives it back meanwhile: somebody else may want it, who is waited for. For the program
 // that is a wake-up without a reason, which it must expect.
@@ -89,4 +95,14 @@ EXPORTED int pthread_cond_clockwait(pthread_cond_t *restrict condition,
                                     pthread_mutex_t *restrict mutex, clockid_t clock,
                                     const struct timespec *restrict limit) {
   return CONDITION_WAIT(mutex, REAL(pthread_cond_clockwait)(condition, mutex, clock, limit));
+}
+
+// A mtx_t is a pthread_mutex_t here, as a cnd_t is a condition.
+EXPORTED int cnd_wait(cnd_t *condition, mtx_t *mutex) {
+  return CONDITION_WAIT((pthread_mutex_t *)mutex, REAL(cnd_wait)(condition, mutex));
+}
+
+EXPORTED int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex,
+                           const struct timespec *restrict limit) {
+  return CONDITION_WAIT((pthread_mutex_t *)mutex, REAL(cnd_timedwait)(condition, mutex, limit));
 }

@@ -55,6 +55,7 @@ static struct output {
   size_t bytes;    // in the queue
   uint32_t items;
   int failure;     // an errno that the next call reports
+  int sets[2];     // of epoll that it was added to, plus 1
 } outputs[DESCRIPTORS];
 
 // Files that the kernel takes no more for, as of pass `pass` through the queue: open addressing.
@@ -297,8 +298,12 @@ static bool append_action(int descriptor, uint64_t file, enum action action, int
   return true;
 }
 
-// What is held for a descriptor goes on by a duplicate.
+// What is held for a descriptor goes on by a duplicate. It must not keep the descriptor in the sets
+// of epoll: the program has closed it.
 static void move_to(int other, int descriptor) {
+  for (int i = 0; i < 2; i++)
+    if (output_of(descriptor)->sets[i] != 0)
+      REAL(epoll_ctl)(output_of(descriptor)->sets[i] - 1, EPOLL_CTL_DEL, descriptor, NULL);
   for (struct item *item = first; item != NULL; item = item->next)
     if (item->descriptor == descriptor)
       item->descriptor = other;
@@ -310,10 +315,12 @@ static void move_to(int other, int descriptor) {
 bool output_before_close(int descriptor) {
   if (!output_is_held || wrap_self.inside != 0 || !is_number(descriptor))
     return true;
-  if (output_of(descriptor)->failure != 0)
-    output_of(descriptor)->failure = 0;
-  if (output_of(descriptor)->items == 0)
+  struct output *output = output_of(descriptor);
+  if (output->items == 0) {
+    if (output->failure != 0 || output->sets[0] != 0)
+      *output = (struct output){.bytes = 0};
     return true;
+  }
   wrap_enter();
   int other = -1;
   REAL(pthread_mutex_lock)(&queue_lock);
@@ -357,6 +364,17 @@ EXPORTED ssize_t sendto(int descriptor, const void *buffer, size_t bytes, int fl
       name_bytes > sizeof(struct sockaddr_storage))
     return errno = EOPNOTSUPP, -1;
   return hold(descriptor, &part, 1, flags, name, name != NULL ? name_bytes : 0);
+}
+
+EXPORTED int epoll_ctl(int set, int operation, int descriptor, struct epoll_event *event) {
+  int result = REAL(epoll_ctl)(set, operation, descriptor, event);
+  if (result != 0 || operation != EPOLL_CTL_ADD || !output_is_held || !is_number(descriptor))
+    return result;
+  int *sets = output_of(descriptor)->sets;
+  if (sets[0] != set + 1)
+    sets[1] = sets[0];
+  sets[0] = set + 1;
+  return result;
 }
 
 EXPORTED ssize_t send(int descriptor, const void *buffer, size_t bytes, int flags) {

@@ -2,13 +2,16 @@
 #ifndef CVOLIPWRAP_REAL_H
 #define CVOLIPWRAP_REAL_H
 
+#include <aio.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <mqueue.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +24,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,7 +46,10 @@
   X(sem_wait) X(send) X(sendfile) X(sendmmsg) X(sendmsg) X(sendto) X(shutdown) X(sigaction)      \
   X(sigsuspend) X(sigtimedwait) X(sigwait) X(sigwaitinfo) X(sleep) X(socketpair) X(splice)       \
   X(syscall) X(tee) X(truncate) X(usleep) X(vmsplice) X(wait4) X(waitid) X(write) X(writev)      \
-  X(_exit) X(sync_file_range) X(unlinkat) X(renameat2) X(fclose)
+  X(_exit) X(sync_file_range) X(unlinkat) X(renameat2) X(fclose) X(thrd_create) X(thrd_join)     \
+  X(thrd_sleep) X(mtx_lock) X(mtx_trylock) X(mtx_timedlock) X(mtx_unlock) X(cnd_wait)            \
+  X(cnd_timedwait) X(timer_create) X(mq_notify) X(fdopen) X(freopen) X(posix_spawn)              \
+  X(posix_spawnp) X(epoll_ctl)
 
 struct real {
 #define X(name) __typeof__(name) *name;

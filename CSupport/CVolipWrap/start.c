@@ -26,6 +26,7 @@ bool wrap_is_ours(void) { return own_process == (pid_t)REAL(syscall)(SYS_getpid)
 // After fork, whoever called it: also the C library itself, in daemon and forkpty.
 static void begin_child(void) {
   own_process = (pid_t)REAL(syscall)(SYS_getpid);
+  descriptors_are_shared();
   gate_forget();
   threads_forget();
   files_forget();
@@ -42,7 +43,7 @@ __attribute__((constructor)) static void start(void) {
   files_start();
   output_start();
   signals_start();
-  pthread_atfork(NULL, NULL, begin_child);
+  pthread_atfork(NULL, descriptors_are_shared, begin_child);
 }
 
 // What is left of the last epoch. Other threads may still run, and be in the middle of something:
@@ -154,7 +155,25 @@ EXPORTED pid_t _Fork(void) {
   pid_t child = REAL(_Fork)();
   if (child == 0)
     begin_child();
+  else
+    descriptors_are_shared();
   return child;
+}
+
+EXPORTED int posix_spawn(pid_t *restrict child, const char *restrict path,
+                         const posix_spawn_file_actions_t *restrict actions,
+                         const posix_spawnattr_t *restrict attributes,
+                         char *const arguments[restrict], char *const environment[restrict]) {
+  descriptors_are_shared();
+  return REAL(posix_spawn)(child, path, actions, attributes, arguments, environment);
+}
+
+EXPORTED int posix_spawnp(pid_t *restrict child, const char *restrict file,
+                          const posix_spawn_file_actions_t *restrict actions,
+                          const posix_spawnattr_t *restrict attributes,
+                          char *const arguments[restrict], char *const environment[restrict]) {
+  descriptors_are_shared();
+  return REAL(posix_spawnp)(child, file, actions, attributes, arguments, environment);
 }
 
 // Descriptors of this library's that it opens by number, and the program's that it closes so.

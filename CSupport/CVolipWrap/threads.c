@@ -72,6 +72,45 @@ EXPORTED int pthread_create(pthread_t *restrict thread, const pthread_attr_t *re
   return result;
 }
 
+struct beginning_c11 {
+  int (*function)(void *);
+  void *argument;
+};
+
+static int begin_c11(void *pointer) {
+  struct beginning_c11 beginning = *(struct beginning_c11 *)pointer;
+  free(pointer);
+  wrap_self.is_counted = true;
+  pthread_setspecific(end_key, (void *)1);
+  return beginning.function(beginning.argument);
+}
+
+EXPORTED int thrd_create(thrd_t *thread, thrd_start_t function, void *argument) {
+  if (wrap_self.inside != 0)
+    return REAL(thrd_create)(thread, function, argument);
+  struct beginning_c11 *beginning = malloc(sizeof *beginning);
+  if (beginning == NULL)
+    return thrd_nomem;
+  *beginning = (struct beginning_c11){function, argument};
+  gate_thread_begins();
+  atomic_fetch_add(&thread_count, 1);
+  int result = REAL(thrd_create)(thread, begin_c11, beginning);
+  if (result != thrd_success) {
+    atomic_fetch_sub(&thread_count, 1);
+    gate_thread_never_began();
+    free(beginning);
+  }
+  return result;
+}
+
+EXPORTED int thrd_join(thrd_t thread, int *result) {
+  return WAIT(0, REAL(thrd_join)(thread, result));
+}
+
+EXPORTED int thrd_sleep(const struct timespec *time, struct timespec *rest) {
+  return WAIT(0, REAL(thrd_sleep)(time, rest));
+}
+
 EXPORTED int pthread_join(pthread_t thread, void **result) {
   return WAIT(0, REAL(pthread_join)(thread, result));
 }
@@ -79,6 +118,38 @@ EXPORTED int pthread_join(pthread_t thread, void **result) {
 EXPORTED int pthread_timedjoin_np(pthread_t thread, void **result, const struct timespec *limit) {
   return WAIT(0, REAL(pthread_timedjoin_np)(thread, result, limit));
 }
+
+// Threads that the C library begins by itself are not counted: an epoch would cut what they do.
+EXPORTED int timer_create(clockid_t clock, struct sigevent *restrict event,
+                          timer_t *restrict timer) {
+  if (wrap_self.inside != 0 || event == NULL || event->sigev_notify != SIGEV_THREAD)
+    return REAL(timer_create)(clock, event, timer);
+  wrap_say("a timer with a thread of its own (SIGEV_THREAD) is refused");
+  return errno = ENOTSUP, -1;
+}
+
+EXPORTED int mq_notify(mqd_t queue, const struct sigevent *event) {
+  if (wrap_self.inside != 0 || event == NULL || event->sigev_notify != SIGEV_THREAD)
+    return REAL(mq_notify)(queue, event);
+  wrap_say("mq_notify with a thread of its own (SIGEV_THREAD) is refused");
+  return errno = ENOTSUP, -1;
+}
+
+// Their calls would pass wrapped files and held output by.
+static int refuse_aio(void) {
+  wrap_say("asynchronous input and output (aio) is refused");
+  return errno = ENOSYS, -1;
+}
+EXPORTED int aio_read(struct aiocb *request) { return (void)request, refuse_aio(); }
+EXPORTED int aio_write(struct aiocb *request) { return (void)request, refuse_aio(); }
+EXPORTED int lio_listio(int mode, struct aiocb *const *requests, int count,
+                        struct sigevent *event) {
+  return (void)mode, (void)requests, (void)count, (void)event, refuse_aio();
+}
+int aio_read64(struct aiocb64 *request) ALIAS(aio_read);
+int aio_write64(struct aiocb64 *request) ALIAS(aio_write);
+int lio_listio64(int mode, struct aiocb64 *const *requests, int count, struct sigevent *event)
+    ALIAS(lio_listio);
 
 void threads_start(void) {
   wrap_self.is_counted = true;

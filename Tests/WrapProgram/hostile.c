@@ -58,25 +58,23 @@ static int lost(const char *path, char **rest) {
   return 0;
 }
 
-// A daemon: its parent had no pool, or had one, too.
+// A child opens the pool that its parent has given up, or that no one had before a daemon.
 static int daemons(const char *path, char **rest) {
-  char other[4096];
-  snprintf(other, sizeof other, "%s.not", path);
-  if (strcmp(rest[0], "after") == 0)
-    words = map_file(path);
+  bool is_daemon = strcmp(rest[0], "daemon") == 0;
   int ends[2];
   if (pipe(ends) != 0)
     return 1;
-  if (strcmp(rest[0], "after") == 0) {  // the parent gives its pool up, and a child takes it
-    close(3);
+  if (!is_daemon) {
+    words = map_file(path);
+    close(5);  // behind the two ends
     munmap((void *)words, BYTES);
   }
-  if (strcmp(rest[0], "after") == 0 ? fork() != 0 : false) {
+  if (fork() != 0) {
     char byte;
     close(ends[1]);
     return read(ends[0], &byte, 1) < 0;
   }
-  if (strcmp(rest[0], "daemon") == 0 && daemon(1, 1) != 0)
+  if (is_daemon && daemon(1, 1) != 0)
     return 1;
   words = map_file(path);
   words[0] = words[1024] = 3;

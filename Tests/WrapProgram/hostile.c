@@ -3,6 +3,7 @@
 
 #include <netinet/in.h>
 #include <sys/syscall.h>
+#include <threads.h>
 
 #define BYTES (1 << 20)
 
@@ -259,8 +260,60 @@ static int cancels(const char *path, char **rest) {
   return write(1, "done\n", 5) == 5 ? 0 : 1;
 }
 
+// Threads and locks of C11: one computes in a change, the other one waits in it with a lock held.
+static int change_for_ever(void *unused) {
+  (void)unused;
+  for (long i = 1;; i++) {
+    words[0] = i;
+    for (volatile int spin = 0; spin < 20000; spin++)
+      ;
+    words[1024] = i;
+    usleep(10);
+  }
+}
+
+static mtx_t lock;
+
+static int change_with_lock(void *unused) {
+  (void)unused;
+  for (long i = 1;; i++) {
+    mtx_lock(&lock);
+    words[2048] = i;
+    usleep(20);
+    words[3072] = i;
+    mtx_unlock(&lock);
+    usleep(10);
+  }
+}
+
+static int c11(const char *path, char **rest) {
+  words = map_file(path);
+  thrd_t threads[2];
+  mtx_init(&lock, mtx_plain);
+  thrd_create(&threads[0], change_for_ever, NULL);
+  thrd_create(&threads[1], change_with_lock, NULL);
+  thrd_sleep(&(struct timespec){0, atoi(rest[0]) * 1000L}, NULL);
+  kill(getpid(), SIGKILL);
+  return 0;
+}
+
+// Two descriptors of one pipe that takes little at once: what is said stays in its order.
+static int pairs(const char *path, char **rest) {
+  (void)rest;
+  words = map_file(path);
+  int other = dup(1);
+  for (int i = 0; i < 2000; i++) {
+    char text[256];
+    int bytes = snprintf(text, sizeof text, "%d%0200d\n", i, 0);
+    words[0]++;
+    if (write(i % 2 == 0 ? 1 : other, text, (size_t)bytes) != bytes)
+      return 1;
+  }
+  return 0;
+}
+
 const struct wrap_verb hostile_verbs[] = {
     {"gaps", gaps},     {"lost", lost},     {"daemons", daemons},       {"serves", serves},
     {"crowds", crowds}, {"closes", closes}, {"interrupts", interrupts}, {"cancels", cancels},
-    {NULL, NULL},
+    {"c11", c11},       {"pairs", pairs},   {NULL, NULL},
 };

@@ -53,4 +53,26 @@ import Testing
     let outcome = try await wrapped.run(["cancels", wrapped.file])
     #expect(outcome.output.hasSuffix("done\n"), "\(outcome.errors)")
   }
+
+  @Test(arguments: Place.all)
+  func threadsAndLocksOfC11AreCounted(_ place: Place) async throws {
+    var generator = SeededGenerator.forTest("c11")
+    for _ in 0..<Guest.count("VOLIP_WRAP_KILLS", short: 3) {
+      let wrapped = Wrapped(place: place)
+      let time = Int.random(in: 50_000..<200_000, using: &generator)
+      let outcome = try await wrapped.run(["c11", wrapped.file, "\(time)"])
+      #expect(outcome.status == .signaled(9), "\(outcome.errors)")
+      let words = try await wrapped.words()
+      #expect(words[0] == words[1] && words[2] == words[3], "\(words)")
+    }
+  }
+
+  @Test(arguments: Place.all)
+  func descriptorsOfOnePipeKeepTheirOrder(_ place: Place) async throws {
+    var wrapped = Wrapped(place: place)
+    wrapped.options += ["--acks", "durable"]
+    let outcome = try await wrapped.run(["pairs", wrapped.file])
+    let zeros = String(repeating: "0", count: 200)
+    #expect(outcome.output == (0..<2000).map { "\($0)\(zeros)\n" }.joined())
+  }
 }

@@ -302,9 +302,9 @@ static int pairs(const char *path, char **rest) {
   (void)rest;
   words = map_file(path);
   int other = dup(1);
-  for (int i = 0; i < 2000; i++) {
-    char text[256];
-    int bytes = snprintf(text, sizeof text, "%d%0200d\n", i, 0);
+  for (int i = 0; i < 40; i++) {
+    static char text[20100];
+    int bytes = snprintf(text, sizeof text, "%d%020000d\n", i, 0);
     words[0]++;
     if (write(i % 2 == 0 ? 1 : other, text, (size_t)bytes) != bytes)
       return 1;

@@ -297,23 +297,8 @@ static int c11(const char *path, char **rest) {
   return 0;
 }
 
-// Two descriptors of one pipe that takes little at once: what is said stays in its order.
-static int pairs(const char *path, char **rest) {
-  (void)rest;
-  words = map_file(path);
-  int other = dup(1);
-  for (int i = 0; i < 40; i++) {
-    static char text[20100];
-    int bytes = snprintf(text, sizeof text, "%d%020000d\n", i, 0);
-    words[0]++;
-    if (write(i % 2 == 0 ? 1 : other, text, (size_t)bytes) != bytes)
-      return 1;
-  }
-  return 0;
-}
-
 const struct wrap_verb hostile_verbs[] = {
     {"gaps", gaps},     {"lost", lost},     {"daemons", daemons},       {"serves", serves},
     {"crowds", crowds}, {"closes", closes}, {"interrupts", interrupts}, {"cancels", cancels},
-    {"c11", c11},       {"pairs", pairs},   {NULL, NULL},
+    {"c11", c11},   {NULL, NULL},
 };

@@ -67,13 +67,4 @@ import Testing
       #expect(words[0] > 0 && words[2] > 0, "no epoch was committed")
     }
   }
-
-  @Test(arguments: Place.all)
-  func descriptorsOfOnePipeKeepTheirOrder(_ place: Place) async throws {
-    var wrapped = Wrapped(place: place)
-    wrapped.options += ["--acks", "durable"]
-    let outcome = try await wrapped.run(["pairs", wrapped.file])
-    let zeros = String(repeating: "0", count: 20_000)
-    #expect(outcome.output == (0..<40).map { "\($0)\(zeros)\n" }.joined())
-  }
 }

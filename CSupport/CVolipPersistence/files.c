@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 // Read and written at once where the kernel does not copy itself.
-#define COPY_BYTES (256u << 10)
+#define COPY_BYTES (64u << 10)  // on the stack
 
 static pthread_mutex_t forks = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
@@ -76,7 +76,7 @@ static ssize_t copy_some(int from, uint64_t from_offset, int to, uint64_t to_off
   ssize_t copied = copy_file_range(from, &source, to, &target, count, 0);
   if (copied >= 0 || (errno != EXDEV && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS))
     return copied;
-  static _Thread_local char buffer[COPY_BYTES];
+  char buffer[COPY_BYTES];
   copied = pread(from, buffer, count < COPY_BYTES ? count : COPY_BYTES, source);
   return copied <= 0 ? copied : pwrite(to, buffer, (size_t)copied, target);
 }

@@ -249,9 +249,18 @@ private struct HeapWalk {
   }
 
   private mutating func walkRoots() throws(PoolError) {
-    let known = Set(report.blocks.map(\.offset))
-    for root in try heap.roots() where !known.contains(root.offset) {
+    for root in try heap.roots() where !hasBlock(at: root.offset) {
       note(root.offset.bytes, "root \"\(root.name)\" is no allocated block")
     }
+  }
+
+  /// Blocks stand in the order of the walk.
+  private func hasBlock(at offset: PoolOffset) -> Bool {
+    var (low, high) = (0, report.blocks.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if report.blocks[middle].offset < offset { low = middle + 1 } else { high = middle }
+    }
+    return low < report.blocks.count && report.blocks[low].offset == offset
   }
 }

@@ -323,6 +323,12 @@ void rewrite_call_left(struct vcpu *vcpu, uint64_t back, long number) {
   unlock(&rewriting.lock);
 }
 
+// Whether a call for so many bytes at an address reaches the page.
+static bool is_reached(const struct changed_page *page, const uint64_t *arguments) {
+  return page->address + PAGE_BYTES > arguments[0] &&
+         page->address - arguments[0] < arguments[1] + PAGE_BYTES;
+}
+
 bool rewrite_covers(long number, const uint64_t *arguments) {
   if (atomic_load(&rewriting.page_count) == 0)
     return false;
@@ -330,8 +336,7 @@ bool rewrite_covers(long number, const uint64_t *arguments) {
                  number == SYS_pkey_mprotect ||
                  (number == SYS_mmap && (arguments[3] & MAP_FIXED) != 0);
   for (uint32_t i = 0; changes && i < atomic_load(&rewriting.page_count); i++)
-    if (rewriting.pages[i].address + PAGE_BYTES > arguments[0] &&
-        rewriting.pages[i].address - arguments[0] < arguments[1] + PAGE_BYTES)
+    if (is_reached(&rewriting.pages[i], arguments))
       return true;
   return false;
 }
@@ -341,8 +346,7 @@ void rewrite_forget(struct vcpu *vcpu, const uint64_t *arguments) {
   lock(&rewriting.lock);
   for (uint32_t i = 0; i < rewriting.page_count; i++) {
     struct changed_page *page = &rewriting.pages[i];
-    if (page->address + PAGE_BYTES <= arguments[0] ||
-        page->address - arguments[0] >= arguments[1] + PAGE_BYTES)
+    if (!is_reached(page, arguments))
       continue;
     show(vcpu, page, page->original);
     *page = rewriting.pages[rewriting.page_count - 1];

@@ -69,34 +69,12 @@ public final class Pool: @unchecked Sendable {
   public static func create(
     _ path: String, byteCount: UInt64, options: Options = Options()
   ) throws(PoolError) -> Pool {
-    var geometry = try PoolGeometry(
+    let geometry = try PoolGeometry(
       fileBytes: byteCount, logBytes: options.logBytes, logBytesMax: options.logBytesMax)
-    for _ in 0..<baseAttemptsMax {
-      var generator = SystemRandomNumberGenerator()
-      geometry.baseAddress =
-        if let forced = AddressMap.forcedBase {
-          forced
-        } else {
-          try AddressMap.drawBase(imageBytes: geometry.imageBytes, using: &generator)
-        }
-      guard AddressMap.isPlausible(base: geometry.baseAddress, imageBytes: geometry.imageBytes)
-      else { throw .invalidArgument("base address 0x\(String(geometry.baseAddress, radix: 16))") }
-      do throws(PoolError) {
-        return try PoolEngine.withoutCancellation { () throws(PoolError) in
-          let file = try PoolFile.create(path: path, geometry: geometry)
-          let pool = try Pool(PoolEngine(file, options: options.engine))
-          try file.publish()
-          return pool
-        }
-      } catch {
-        guard case .addressTaken = error, AddressMap.forcedBase == nil else { throw error }
-      }
+    return try PoolEngine.create(path: path, geometry: geometry) { file throws(PoolError) in
+      try Pool(PoolEngine(file, options: options.engine))
     }
-    throw .addressSpaceExhausted(bytes: geometry.imageBytes)
   }
-
-  /// Draws of a base address before giving up: with half of the range taken, one failure in 2^16.
-  static let baseAttemptsMax = 16
 
   /// Opens a pool, and recovers it after a crash: every section that was durable is there.
   ///

@@ -60,31 +60,12 @@ public final class FilePool {
   public static func create(
     _ path: String, from descriptor: Int32, length: UInt64, options: EngineOptions
   ) throws(PoolError) -> FilePool {
-    var geometry = try geometry(length: length)
-    for _ in 0..<baseAttemptsMax {
-      var generator = SystemRandomNumberGenerator()
-      geometry.baseAddress =
-        if let forced = AddressMap.forcedBase {
-          forced
-        } else {
-          try AddressMap.drawBase(imageBytes: geometry.imageBytes, using: &generator)
-        }
-      do throws(PoolError) {
-        return try PoolEngine.withoutCancellation { () throws(PoolError) in
-          let file = try PoolFile.create(path: path, geometry: geometry)
-          try fill(file, from: descriptor, length: length)
-          let pool = try FilePool(PoolEngine(file, options: options), path: path)
-          try file.publish()
-          return pool
-        }
-      } catch {
-        guard case .addressTaken = error, AddressMap.forcedBase == nil else { throw error }
-      }
+    let geometry = try geometry(length: length)
+    return try PoolEngine.create(path: path, geometry: geometry) { file throws(PoolError) in
+      try fill(file, from: descriptor, length: length)
+      return try FilePool(PoolEngine(file, options: options), path: path)
     }
-    throw .addressSpaceExhausted(bytes: geometry.imageBytes)
   }
-
-  private static let baseAttemptsMax = 16
 
   /// An epoch may change every byte of the file, and more than once what it is now.
   private static func geometry(length: UInt64) throws(PoolError) -> PoolGeometry {

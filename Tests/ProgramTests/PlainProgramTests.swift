@@ -3,7 +3,7 @@ import Testing
 
 /// A program in C that knows nothing of guest mode prints the same there as natively, case by case,
 /// and ends alike: signals, faults, memory, processes.
-@Suite(.guest, .timeLimit(.minutes(10))) struct PlainProgramTests {
+@Suite(.guest, .timeLimit(.minutes(30))) struct PlainProgramTests {
   static let signals = [
     "nested-handlers", "signal-information", "signals-of-children", "alternate-stack",
     "auto-disarm", "small-alternate-stack", "no-alternate-stack", "restart", "no-restart",

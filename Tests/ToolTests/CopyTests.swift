@@ -4,7 +4,7 @@ import Testing
 import VolipMem
 
 /// `volip copy` of pools that a process writes as fast as it can.
-@Suite(.timeLimit(.minutes(10))) struct CopyTests {
+@Suite(.timeLimit(.minutes(30))) struct CopyTests {
   let directory = TemporaryDirectory()
 
   /// What a copy says of itself, after an audit by the program that knows what must be there.

@@ -4,7 +4,7 @@ import Testing
 import VolipMem
 
 /// No file stops a verb: each answers with a status of its own, and leaves the file as it was.
-@Suite(.timeLimit(.minutes(5))) struct HostileFileTests {
+@Suite(.timeLimit(.minutes(30))) struct HostileFileTests {
   static let verbs = [
     ["info"], ["info", "--json"], ["check"], ["check", "--quick"], ["dump", "--contents"],
     ["check", "--repair", "--dry-run"],

@@ -2,7 +2,7 @@ import TestSupport
 import Testing
 
 /// What threads, signals and children may do to each other in guest mode.
-@Suite(.guest, .serialized, .timeLimit(.minutes(10))) struct GuestRaceTests {
+@Suite(.guest, .serialized, .timeLimit(.minutes(30))) struct GuestRaceTests {
   /// Where a page is granted while another thread takes and arms it.
   @Test(arguments: ["detect-on-write", "adaptive", "dirty-bits"])
   func nothingIsLostInPagesWhoseLockWordsOtherThreadsWrite(tracker: String) async throws {

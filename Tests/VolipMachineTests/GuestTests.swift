@@ -82,7 +82,7 @@ import Testing
   // MARK: Threads and children
 
   /// vCPUs of ended threads are used again: few are ever made.
-  @Test(.timeLimit(.minutes(10)), arguments: Guest.physicalBits)
+  @Test(.timeLimit(.minutes(30)), arguments: Guest.physicalBits)
   func manyShortThreadsNeedFewProcessors(bits: Int) async throws {
     let count = Guest.count("VOLIP_GUEST_THREADS", short: 2000)
     let outcome = try await Guest.run("guest-threads", ["\(count)"], bits: bits)

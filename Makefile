@@ -40,7 +40,9 @@ build: dependencies ## Debug build of everything
 release: dependencies ## Release build of libraries and programs
 	$(SWIFT) build -c release
 
-install: release ## Command, C library and headers to PREFIX=/usr/local, below DESTDIR
+install: dependencies ## Command, C library and headers to PREFIX=/usr/local, below DESTDIR
+	for product in volip VolipC VolipPreload VolipWrap; do \
+	  $(SWIFT) build -c release --product $$product || exit 1; done
 	@DESTDIR='$(DESTDIR)' Scripts/install.sh '$(BUILD)' '$(PREFIX)'
 
 demo: dependencies ## Kills a virtual machine 50 times and looks whether its hash map lost anything

@@ -127,8 +127,9 @@ extension PoolError: CustomStringConvertible {
       "Memory failed at pool offset 0x\(String(offset, radix: 16)): the section was rolled back."
     case .damagedHeap(let offset, let reason):
       "Heap metadata is damaged at pool offset 0x\(String(offset, radix: 16)): \(reason)."
-    case .inUse(let path): "\(path) is open in another handle or process: close that one first."
-    case .notFound(let path): "\(path) does not exist: create it first."
+    case .inUse(let path):
+      "\(path) is open in another handle or process: close that one, or look at a copy (volip copy)."
+    case .notFound(let path): "\(path) does not exist, or the directory that it is to be in."
     case .alreadyExists(let path): "\(path) exists already: open it, or choose another name."
     case .noPermission(let path): "No permission to read and write \(path)."
     case .invalidArgument(let reason): "Invalid argument: \(reason)."
@@ -149,7 +150,7 @@ extension PoolError: CustomStringConvertible {
         + "memory or grow the pool."
     case .sectionTooLarge(let needed, let available):
       "The section needs a record of \(needed) bytes and the log may have \(available): it was "
-        + "rolled back; write less in one section or create the pool with a larger logBytesMax."
+        + "rolled back; write less in one section or create a pool whose log may be larger."
     case .diskFull(let path, let needed):
       "No space for \(needed) bytes of \(path) on its file system: the section was rolled back."
     default: ""

@@ -39,6 +39,13 @@ struct MemcachedDemo: ParsableCommand {
   @Flag(help: "On the host, not in guest mode.")
   var host = false
 
+  @Flag(
+    help: """
+      No kills and no client: starts memcached again whenever it has ended, with a line \
+      'ready', its process and its socket, until standard input ends.
+      """)
+  var supervise = false
+
   func run() throws {
     // Durable against the death of a process: tmpfs has no other life.
     setenv(PersistencePath.switchName, PersistencePath.cacheLines.rawValue, 0)
@@ -46,7 +53,7 @@ struct MemcachedDemo: ParsableCommand {
     print("mode \(isHost ? "host" : "guest")")
     print("acks \(acks)")
     do {
-      try demonstrate(isHost: isHost)
+      try supervise ? superviseServer(isHost: isHost) : demonstrate(isHost: isHost)
     } catch let failure as Failure {
       print("failed: \(failure)")
       throw ExitCode(2)
@@ -59,10 +66,7 @@ struct MemcachedDemo: ParsableCommand {
     print("seed \(seed)")
     var generator = Generator(state: seed)
     let directory = try RunDirectory()
-    let options =
-      ["--pmap", directory.path + "/cache", "--acks", acks, "--commit-every", commitEvery]
-      + (isHost ? ["--no-vm"] : [])
-    let server = Server(directory: directory.path, runOptions: options, threads: threads)
+    let server = server(in: directory, isHost: isHost)
     var checker = Checker(keyCount: keys)
     try server.startFresh()
     defer { try? server.killNow() }
@@ -79,6 +83,24 @@ struct MemcachedDemo: ParsableCommand {
     }
     report(checker, restarts)
     if checker.wrong > 0 || (acks == "durable" && checker.lost > 0) { throw ExitCode(1) }
+  }
+
+  private func server(in directory: RunDirectory, isHost: Bool) -> Server {
+    let options =
+      ["--pmap", directory.path + "/cache", "--acks", acks, "--commit-every", commitEvery]
+      + (isHost ? ["--no-vm"] : [])
+    return Server(directory: directory.path, runOptions: options, threads: threads)
+  }
+
+  private func superviseServer(isHost: Bool) throws {
+    let directory = try RunDirectory()
+    let server = server(in: directory, isHost: isHost)
+    try server.startFresh()
+    defer { try? server.killNow() }
+    repeat {
+      print("ready \(server.process) \(server.socketPath)")
+      fflush(nil)
+    } while try server.restartWhenEnded()
   }
 
   private func printProgress(_ number: Int, _ checker: Checker) {

@@ -93,6 +93,17 @@ final class Server {
     _ = try waitForEnd(secondsMax: 30)
   }
 
+  /// Waits for the server's end and starts it again. False when standard input has ended.
+  func restartWhenEnded() throws -> Bool {
+    var input = pollfd(fd: STDIN_FILENO, events: Int16(POLLIN), revents: 0)
+    var status: Int32 = 0
+    while waitpid(process, &status, WNOHANG) == 0 {
+      if poll(&input, 1, 5) > 0 { return false }
+    }
+    try restart()
+    return true
+  }
+
   func logText() -> String { "its log: " + ((try? readText(log)) ?? "") }
 
   private func waitForEnd(secondsMax: Int) throws -> Int32 {

@@ -92,6 +92,20 @@ public func volipWrappedWatch(_ handle: UnsafeMutableRawPointer, _ byteCount: UI
   }
 }
 
+/// Makes bytes of the file zero.
+@c(volip_wrapped_zero)
+public func volipWrappedZero(
+  _ handle: UnsafeMutableRawPointer, _ start: UInt64, _ end: UInt64
+) -> Int32 {
+  let pool = pool(handle)
+  do throws(PoolError) {
+    try pool.zero(start..<end)
+    return 0
+  } catch {
+    return report(error, pool.path)
+  }
+}
+
 /// Closes a pool for good; what was not committed is lost.
 @c(volip_wrapped_close)
 public func volipWrappedClose(_ handle: UnsafeMutableRawPointer) {
@@ -103,3 +117,7 @@ public func volipWrappedClose(_ handle: UnsafeMutableRawPointer) {
     _ = report(error, pool.path)
   }
 }
+
+/// How often the virtual machine was left.
+@c(volip_wrapped_exits)
+public func volipWrappedExits() -> UInt64 { VirtualMachine.allExits }

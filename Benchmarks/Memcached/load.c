@@ -150,12 +150,18 @@ static size_t request(char *text, uint64_t key, bool sets) {
   return (size_t)head + VALUE_BYTES + 2;
 }
 
+#define FILL_DEPTH 200
+
 static void fill(void) {
-  char text[256];
-  for (uint64_t key = 0, answered = 0; answered < options.keys; answered++) {
-    for (; key < options.keys && key < answered + 64; key++)
-      send_all(text, request(text, key, true));
-    read_answer();
+  static char text[FILL_DEPTH * 256];
+  for (uint64_t key = 0; key < options.keys;) {
+    size_t bytes = 0;
+    uint64_t first = key;
+    for (; key < options.keys && key < first + FILL_DEPTH; key++)
+      bytes += request(text + bytes, key, true);
+    send_all(text, bytes);
+    for (; first < key; first++)
+      read_answer();
   }
 }
 

@@ -50,6 +50,7 @@ struct ProcessStat {
       ("microsecondsPerEpoch", .decimal(each(\.microseconds))), ("epochs", Json(now.epochs)),
       ("empty", Json(now.empty)), ("skipped", Json(now.skipped)), ("pages", Json(now.pages)),
       ("lines", Json(now.lines)), ("exits", Json(now.exits)),
+      ("microseconds", Json(now.microseconds)),
       (
         "times",
         .list(

@@ -27,9 +27,8 @@ private func report(_ error: PoolError, _ path: String) -> Int32 {
 private var engineOptions: EngineOptions {
   var options = EngineOptions()
   options.tracker = VirtualMachine.isEntered ? .adaptive : .pageMapScan
-  // On the host written pages are taken and armed in one call: other threads and the kernel may
-  // write while an epoch is collected, and what they write between two calls would be in none.
-  options.retention = VirtualMachine.isEntered
+  // Other threads and the kernel may write while an epoch is collected.
+  options.othersWrite = true
   return options
 }
 

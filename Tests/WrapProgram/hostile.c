@@ -322,6 +322,7 @@ static void handle_once(int number) {
 
 static void *send_signals(void *thread) {
   for (int i = 0; i < handled_max; i++) {
+    usleep(30);  // else it would come when the last one's handler returns
     pthread_kill(*(pthread_t *)thread, SIGUSR1);
     while (handled <= i)
       usleep(10);
@@ -339,7 +340,7 @@ static int resets(const char *path, char **rest) {
   handle_once(SIGUSR1);
   pthread_create(&thread, NULL, send_signals, &self);
   while (handled < handled_max)
-    if (pwrite(fd, answer, 4096, 0) != 4096)
+    if (pwrite(fd, answer, sizeof answer, 0) != (ssize_t)sizeof answer)
       return 1;
   printf("%d handled\n", handled);
   fflush(stdout);

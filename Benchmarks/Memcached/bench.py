@@ -68,7 +68,7 @@ class Server:
              str(self.options.seconds), *arguments],
             check=True, capture_output=True, text=True).stdout.split()
         after = self.counts()
-        figures = dict(zip(("rate", "p50", "p99"), map(float, answer)))
+        figures = dict(zip(("rate", "p50", "p99", "refused"), map(float, answer)))
         if after:
             count = max(after["epochs"] - before["epochs"], 1)
             for name in ("pages", "lines", "exits", "faults", "microseconds"):
@@ -147,7 +147,7 @@ COLUMNS = [("system", "system", "<8"), ("ms", "period", ">5g"), ("ops/s", "rate"
            ("lines", "lines", ">6.0f"), ("exits", "exits", ">6.1f"),
            ("faults", "faults", ">6.1f"), ("commit us", "microseconds", ">9.0f"),
            ("lost us", "lost", ">8.0f"), ("a page", "lost_page", ">6.2f"),
-           ("skipped", "skipped", ">7.0f"), ("at 0.5/1.5", "real", ">10.2f")]
+           ("skipped", "skipped", ">7.0f"), ("refused", "refused", ">7.0f"), ("at 0.5/1.5", "real", ">10.2f")]
 
 
 def print_table(figures):

@@ -27,6 +27,9 @@ struct MemcachedDemo: ParsableCommand {
   @Option(help: "memcached's worker threads.")
   var threads = 2
 
+  @Option(help: "memcached's memory, and the size of its file.")
+  var megabytes = 64
+
   @Option(help: "Requests ahead of their answers.")
   var depth = 16
 
@@ -42,7 +45,8 @@ struct MemcachedDemo: ParsableCommand {
   @Flag(
     help: """
       No kills and no client: starts memcached again whenever it has ended, with a line \
-      'ready', its process and its socket, until standard input ends.
+      'ready', its process, its socket and the milliseconds that it took, until standard input \
+      ends.
       """)
   var supervise = false
 
@@ -89,7 +93,8 @@ struct MemcachedDemo: ParsableCommand {
     let options =
       ["--pmap", directory.path + "/cache", "--acks", acks, "--commit-every", commitEvery]
       + (isHost ? ["--no-vm"] : [])
-    return Server(directory: directory.path, runOptions: options, threads: threads)
+    return Server(
+      directory: directory.path, runOptions: options, threads: threads, megabytes: megabytes)
   }
 
   private func superviseServer(isHost: Bool) throws {
@@ -97,10 +102,14 @@ struct MemcachedDemo: ParsableCommand {
     let server = server(in: directory, isHost: isHost)
     try server.startFresh()
     defer { try? server.killNow() }
+    var start = now()
     repeat {
-      print("ready \(server.process) \(server.socketPath)")
+      print("ready \(server.process) \(server.socketPath) \((now() - start) / 1000)")
       fflush(nil)
-    } while try server.restartWhenEnded()
+      guard server.waitForEndOrInput() else { return }
+      start = now()
+      try server.restart()
+    } while true
   }
 
   private func printProgress(_ number: Int, _ checker: Checker) {

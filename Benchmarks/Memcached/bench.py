@@ -5,10 +5,13 @@
 
 Debian's memcached, natively, natively with -e, and wrapped with commits every 0.1 to 100 ms on the
 host (PAGEMAP_SCAN) and in guest mode (dirty bits); sets and 95 % reads, depth 1 and 64, zipf 0.99
-and uniform. Medians of the rounds, which go through all cases in turn. Prints a table, with pages,
-lines, exits and page faults for each epoch, and draws memcached.svg if matplotlib (Debian:
-python3-matplotlib) is there. A case is native, native-e, host:MS or guest:MS; with --add what
-earlier runs found counts, too; --only none measures nothing. No two cases run at the same time.
+and uniform. Medians of the rounds: all servers of a place are there and wait, and each is measured
+for a fraction of a second in each round, so that what else the machine does hits all alike. The
+client has a processor of its own, and the server the others if it has threads for no more (in guest
+mode all: the thread that makes its system calls wants one). Prints
+a table, with pages, lines, exits and page faults for each epoch, and draws memcached.svg if
+matplotlib (Debian: python3-matplotlib) is there. A case is native, native-e, host:MS or guest:MS;
+with --add what earlier runs found counts, too; --only none measures nothing.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import json
 import os
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,7 +33,7 @@ TRAP, EXIT = 0.5, 1.5
 class Server:
     """One memcached, filled."""
 
-    def __init__(self, options, system, period, threads):
+    def __init__(self, options, place, system, period, threads):
         self.folder = tempfile.mkdtemp(prefix="volip-memcached-", dir="/dev/shm")
         self.options = options
         self.socket = f"{self.folder}/socket"
@@ -43,22 +47,32 @@ class Server:
             run = [f"{options.build}/volip", "run", "--pmap", f"{self.folder}/cache"]
             run += ["--commit-every", f"{period * 1000:g}us"]
             command = run + (["--no-vm"] if system == "host" else []) + ["--"] + command
+        self.statistics = None
+        processors = sorted(os.sched_getaffinity(0))
+        self.client = {processors[-1]}
+        own = processors[:-1] if place == "host" and threads < len(processors) else processors
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=dict(os.environ, VOLIP_PERSISTENCE="cache-line"))
+            ["taskset", "-c", ",".join(map(str, own)), *command], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env=dict(os.environ, VOLIP_PERSISTENCE="cache-line"))
         subprocess.run([options.load, self.socket, "fill", "--keys", str(options.keys)], check=True)
 
+    def statistics_file(self):
+        """What `volip stat` reads, too."""
+        folder = f"/proc/{self.process.pid}/fd"
+        return next(f"{folder}/{name}" for name in os.listdir(folder)
+                    if "volip-statistics" in os.readlink(f"{folder}/{name}"))
+
     def counts(self):
-        """Epochs and their work so far, as `volip stat` says."""
+        """Epochs and their work so far."""
         if not self.is_wrapped:
             return {}
-        answer = json.loads(subprocess.run(
-            [f"{self.options.build}/volip", "stat", str(self.process.pid), "--json", "--interval",
-             "0.001"], check=True, capture_output=True, text=True).stdout)
+        self.statistics = self.statistics or self.statistics_file()
+        with open(self.statistics, "rb") as file:
+            words = struct.unpack("9Q", file.read(72))
         with open(f"/proc/{self.process.pid}/stat") as file:
             faults = int(file.read().rpartition(")")[2].split()[7])
-        names = ("epochs", "skipped", "pages", "lines", "exits", "microseconds")
-        return {"faults": faults, **{name: answer[name] for name in names}}
+        names = ("epochs", "empty", "skipped", "pages", "lines", "microseconds", "exits")
+        return {"faults": faults, **dict(zip(names, words[2:]))}
 
     def measure(self, workload):
         before = self.counts()
@@ -66,7 +80,7 @@ class Server:
         answer = subprocess.run(
             [self.options.load, self.socket, "run", "--keys", str(self.options.keys), "--seconds",
              str(self.options.seconds), *arguments],
-            check=True, capture_output=True, text=True).stdout.split()
+            preexec_fn=lambda: os.sched_setaffinity(0, self.client), check=True, capture_output=True, text=True).stdout.split()
         after = self.counts()
         figures = dict(zip(("rate", "p50", "p99", "refused"), map(float, answer)))
         if after:
@@ -83,27 +97,36 @@ class Server:
         shutil.rmtree(self.folder)
 
 
-def cases(options):
-    found = [("native", 0), ("native-e", 0)]
-    places = ["host"] + ["guest"] * os.access("/dev/kvm", os.W_OK)
-    found += [(place, period) for place in places for period in options.periods]
+def cases(options, place):
+    found = [("native", 0), ("native-e", 0)] + [(place, period) for period in options.periods]
     if options.only is not None:
         found = [(system, period) for system, period in found
                  if (f"{system}:{period:g}" if period else system) in options.only]
     return found
 
 
-def measure_all(options, raw):
-    for number in range(options.rounds):
-        for system, period in cases(options):
-            server = Server(options, system, period, options.threads)
-            for workload in options.workloads:
+def measure_place(options, place, raw):
+    servers = [(system, period, Server(options, place, system, period, options.threads))
+               for system, period in cases(options, place)]
+    for workload in options.workloads:
+        for number in range(-1, options.rounds):
+            for system, period, server in servers:
+                figures = server.measure(workload)
+                if number < 0:  # pages are touched for the first time
+                    continue
                 found = {"system": system, "period": period, "threads": options.threads,
-                         **workload, **server.measure(workload)}
+                         **workload, "place": place, **figures}
                 raw.write(json.dumps(found) + "\n")
-                raw.flush()
-            server.stop()
-            print(f"round {number + 1}: {system} {period or ''}", file=sys.stderr, flush=True)
+        raw.flush()
+        print(f"{place}: {workload}", file=sys.stderr, flush=True)
+    for _, _, server in servers:
+        server.stop()
+
+
+def measure_all(options, raw):
+    for place in ["host"] + ["guest"] * os.access("/dev/kvm", os.W_OK):
+        if place in options.places:
+            measure_place(options, place, raw)
 
 
 KEYS = ("system", "period", "threads", "depth", "sets", "zipf")
@@ -115,12 +138,18 @@ def medians(path):
         for line in file:
             found = json.loads(line)
             groups.setdefault(tuple(found[key] for key in KEYS), []).append(found)
-    figures = [{**dict(zip(KEYS, key)), "runs": len(runs), **{
-        name: statistics.median(run[name] for run in runs)
-        for name in runs[0] if name not in KEYS}} for key, runs in groups.items()]
-    for figure in figures:
-        explain(figure, next((f for f in figures if f["system"] == "native" and all(
-            f[key] == figure[key] for key in KEYS[2:])), None))
+    figures = []
+    for key, runs in groups.items():
+        figure = dict(zip(KEYS, key))
+        for name in runs[0]:
+            if name not in (*KEYS, "place"):
+                figure[name] = statistics.median(run[name] for run in runs)
+        # Native beside it, not that of another time.
+        places = {run["place"] for run in runs}
+        native = [run["rate"] for run in groups.get(("native", 0, *key[2:]), [])
+                  if run["place"] in places]
+        explain(figure, statistics.median(native) if native else None)
+        figures.append(figure)
     return figures
 
 
@@ -129,11 +158,11 @@ def explain(figure, native):
     ratio to native where a first write and an exit cost what they do on real virtualization."""
     if native is None:
         return
-    figure["ratio"] = figure["rate"] / native["rate"]
+    figure["ratio"] = figure["rate"] / native
     if not figure.get("epochs"):
         return
     requests = figure["rate"] / figure["epochs"]
-    alone = requests / native["rate"] * 1e6
+    alone = requests / native * 1e6
     figure["lost"] = requests / figure["rate"] * 1e6 - alone
     if figure["pages"]:
         figure["lost_page"] = figure["lost"] / figure["pages"]
@@ -222,8 +251,9 @@ def main():
     parser.add_argument("--zipf", type=numbers, default=[0.99, 0], help="0: uniform")
     parser.add_argument("--depth", type=numbers, default=[1, 64])
     parser.add_argument("--sets", type=numbers, default=[100, 5], help="percent")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1)
+    parser.add_argument("--places", type=lambda text: text.split(","), default=["host", "guest"])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument("--keys", type=int, default=500000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", type=lambda text: text.split(","), help="cases")
@@ -231,7 +261,7 @@ def main():
     parser.add_argument("-o", "--output", default=f"{ROOT}/Benchmarks/results")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds, options.keys, options.zipf = 1, 0.5, 50000, [0.99]
+        options.rounds, options.keys, options.zipf = 3, 50000, [0.99]
     options.workloads = [{"depth": int(depth), "sets": int(sets), "zipf": zipf}
                          for depth in options.depth for sets in options.sets
                          for zipf in options.zipf]

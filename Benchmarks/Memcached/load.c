@@ -133,7 +133,7 @@ static char *read_line(void) {
   }
 }
 
-static uint64_t refused;  // "out of memory": the cache is full, and nothing could be evicted at once
+static uint64_t refused;  // "out of memory": nothing could be evicted at once
 
 static void read_answer(void) {
   char *line = read_line();

@@ -92,13 +92,13 @@ def recovery(options):
         print(f"{place} restart_ms {statistics.median(times):.0f} of {times}", flush=True)
         server.stdin.close()
         server.wait()
-    cache = ["memcached", "-s", f"{folder}/socket", "-e", f"{folder}/cache", "-m", "1024", "-t", "2"]
+    cache = ["memcached", "-s", f"{folder}/socket", "-e", f"{folder}/cache", "-m", "1024"]
     cache += ["-u", "root"] * (os.getuid() == 0)
     times = []
     for number in range(options.rounds + 1):
         start = time.monotonic()
         process = subprocess.Popen(cache, stderr=subprocess.DEVNULL)
-        subprocess.run([load, f"{folder}/socket", "fill", "--keys", "1", "--seed", "2"], check=True)
+        subprocess.run([load, f"{folder}/socket", "fill", "--keys", "1"], check=True)
         times.append(int((time.monotonic() - start) * 1000))
         if number == 0:
             subprocess.run([load, f"{folder}/socket", *fill], check=True)
@@ -107,7 +107,8 @@ def recovery(options):
         time.sleep(1.1)  # its clock must have gone on
         if os.path.exists(f"{folder}/socket"):
             os.unlink(f"{folder}/socket")
-    print(f"native, after a clean stop restart_ms {statistics.median(times[1:]):.0f} of {times[1:]}")
+    print(f"native, after a clean stop restart_ms {statistics.median(times[1:]):.0f} of "
+          f"{times[1:]}")
     shutil.rmtree(folder)
 
 
@@ -115,7 +116,7 @@ def kyoto(options):
     folder = tempfile.mkdtemp(prefix="volip-kyoto-", dir=options.folder)
     program = compiled("kyoto", folder, "-lkyotocabinet")
     print(f"{'records':>7} {'way':<28} {'commits/s':>9} {'median us':>9} {'x':>5}")
-    ways = [("native transaction", "transaction", None), ("native synchronize", "synchronize", None)]
+    ways = [(f"native {kind}", kind, None) for kind in ("transaction", "synchronize")]
     ways += [(f"{place} synchronize", "synchronize", place) for place in options.places]
     for records in (1, 10, 100):
         rates = {name: [] for name, _, _ in ways}

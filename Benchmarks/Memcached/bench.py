@@ -80,7 +80,8 @@ class Server:
         answer = subprocess.run(
             [self.options.load, self.socket, "run", "--keys", str(self.options.keys), "--seconds",
              str(self.options.seconds), *arguments],
-            preexec_fn=lambda: os.sched_setaffinity(0, self.client), check=True, capture_output=True, text=True).stdout.split()
+            preexec_fn=lambda: os.sched_setaffinity(0, self.client), check=True,
+            capture_output=True, text=True).stdout.split()
         after = self.counts()
         figures = dict(zip(("rate", "p50", "p99", "refused"), map(float, answer)))
         if after:
@@ -176,7 +177,8 @@ COLUMNS = [("system", "system", "<8"), ("ms", "period", ">5g"), ("ops/s", "rate"
            ("lines", "lines", ">6.0f"), ("exits", "exits", ">6.1f"),
            ("faults", "faults", ">6.1f"), ("commit us", "microseconds", ">9.0f"),
            ("lost us", "lost", ">8.0f"), ("a page", "lost_page", ">6.2f"),
-           ("skipped", "skipped", ">7.0f"), ("refused", "refused", ">7.0f"), ("at 0.5/1.5", "real", ">10.2f")]
+           ("skipped", "skipped", ">7.0f"), ("refused", "refused", ">7.0f"),
+           ("at 0.5/1.5", "real", ">10.2f")]
 
 
 def print_table(figures):

@@ -134,7 +134,8 @@ def kyoto(options):
         for name, found in rates.items():
             rate = statistics.median(rate for rate, _ in found)
             print(f"{records:7} {name:<28} {rate:9.1f} "
-                  f"{statistics.median(us for _, us in found):9.1f} {rate / first:5.2f}", flush=True)
+                  f"{statistics.median(us for _, us in found):9.1f} {rate / first:5.2f}",
+                  flush=True)
     shutil.rmtree(folder)
 
 

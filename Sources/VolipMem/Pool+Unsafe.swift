@@ -126,7 +126,7 @@ public final class Pool: @unchecked Sendable {
     let result: Result
     do {
       result = try body(&section)
-      try requireNoVolatilePointers()
+      try requireNoVolatilePointers(in: section.announced)
     } catch {
       // A body that ended the section itself, by pabort, leaves nothing to abort.
       if engine.isInSection { try pabort() }

@@ -199,7 +199,9 @@ public struct PersistentDictionary<
     setControl(slot, to: UInt8(truncatingIfNeeded: hash >> 57) | 0x80, in: &section)
     let entry = Self.entry(slot, in: groups)
     entry.initialize(to: Entry(key: key, value: value))
-    if !isNew(in: section) { section.announce(entry, byteCount: MemoryLayout<Entry>.size) }
+    if !isNew(in: section), MemoryLayout<Entry>.size > 0 {
+      section.announce(entry, byteCount: MemoryLayout<Entry>.size)
+    }
     addCounts(count: 1, slotsLeft: isEmpty ? -1 : 0, in: &section)
   }
 

@@ -15,16 +15,15 @@ extension Pool {
   /// What a program can have.
   private static let addressMax: UInt64 = 1 << 47
 
-  /// In an audit: finds a word that the open section announced, and that points into volatile
-  /// memory.
+  /// In an audit: finds a word that a section announced, and that points into volatile memory.
   ///
   /// - Throws: `.volatilePointer`.
-  func requireNoVolatilePointers() throws(PoolError) {
+  func requireNoVolatilePointers(in announced: AnnouncedWrites) throws(PoolError) {
     guard isAudited, engine.isInSection else { return }
     let own =
       UInt64(UInt(bitPattern: base))..<UInt64(UInt(bitPattern: base + engine.pageCount << 12))
     var candidates: [(offset: UInt64, value: UInt64)] = []
-    engine.announced.forEach { extent, bytes in
+    announced.forEach { extent, bytes in
       let first = (extent.offset + 7) & ~7
       let end = extent.offset + UInt64(extent.byteCount)
       for offset in stride(from: first, to: max(end & ~7, first), by: 8) {

@@ -122,10 +122,11 @@ public final class Pool: @unchecked Sendable {
     _ kind: SectionKind, _ body: (inout Section) throws -> Result
   ) throws -> Result {
     try engine.openSection(kind)
-    var section = Section(pool: self, announced: engine.announced)
+    var section = Section(self)
     let result: Result
     do {
       result = try body(&section)
+      try requireNoVolatilePointers(in: section.announced)
     } catch {
       // A body that ended the section itself, by pabort, leaves nothing to abort.
       if engine.isInSection { try pabort() }
@@ -227,6 +228,14 @@ public final class Pool: @unchecked Sendable {
     try engine.checkpointNow()
   }
 
+  /// Gives memory back to the system: private copies of pages that equal the pool file's. What is
+  /// read or written next comes from the file again. Sections of other threads wait meanwhile.
+  ///
+  /// - Returns: pages of 4 KiB that were given back.
+  /// - Throws: `.nestedSection` inside a section; what ``checkpoint()`` throws.
+  @discardableResult
+  public func trim() throws(PoolError) -> Int { try engine.trim() }
+
   /// Makes the pool file `byteCount` bytes large; addresses stay. At most 15 times in its life. No
   /// other thread may be allocating or looking for roots meanwhile; reading data is fine.
   ///
@@ -257,6 +266,15 @@ public struct Section: ~Copyable {
   /// The pool whose section it is.
   public let pool: Pool
   @usableFromInline let announced: AnnouncedWrites
+  /// The pool's: counting references would cost more than an allocation.
+  @usableFromInline let heap: Unmanaged<AnnouncedHeap>
+
+  init(_ pool: Pool) {
+    self.pool = pool
+    announced = pool.engine.announced
+    // SAFETY: the section holds the pool, and the pool its heap.
+    heap = .passUnretained(pool.announcedHeap)
+  }
 
   /// Announces a write to announced memory, before it or after it: these bytes, as they are at the
   /// section's end, are durable with it.
@@ -274,7 +292,12 @@ public struct Section: ~Copyable {
   public mutating func allocateAnnounced(
     byteCount: Int, alignment: Int = 16
   ) throws(PoolError) -> UnsafeMutableRawPointer {
-    try pool.announcedHeap.allocate(byteCount: byteCount, alignment: alignment)
+    if alignment <= 16,
+      let block = heap._withUnsafeGuaranteedRef({ $0.takeOrdinary(byteCount: byteCount) })
+    {
+      return block
+    }
+    return try pool.announcedHeap.allocate(byteCount: byteCount, alignment: alignment)
   }
 
   /// Frees announced memory.
@@ -282,6 +305,7 @@ public struct Section: ~Copyable {
   /// - Throws: `.notAllocated` for anything but the start of such a block.
   @inlinable @inline(__always)
   public mutating func deallocateAnnounced(_ address: UnsafeRawPointer) throws(PoolError) {
+    if heap._withUnsafeGuaranteedRef({ $0.giveOrdinary(address) }) { return }
     try pool.announcedHeap.deallocate(address)
   }
 

@@ -57,6 +57,9 @@ public enum PoolError: Error, Equatable, Sendable {
   /// An audit found a byte of announced memory that the section changed and did not announce. The
   /// section was rolled back.
   case unannouncedWrite(offset: UInt64)
+  /// In an audit: a collection holds an address that ends with the process. The section was rolled
+  /// back. `root` leads to the offset; both texts are empty where no root does.
+  case volatilePointer(value: UInt64, offset: UInt64, root: String, layout: String)
   /// An operation that only the outermost section may do.
   case nestedSection
   /// A nested section was aborted, so the whole section was rolled back.
@@ -76,7 +79,7 @@ public enum PoolError: Error, Equatable, Sendable {
   /// The address is not the start of an allocated block.
   case notAllocated(offset: UInt64)
   /// A root exists under this name with another layout.
-  case rootLayoutMismatch(name: String, expected: UInt64, found: UInt64)
+  case rootLayoutMismatch(name: String, expected: String, found: String)
   /// Root names have 1 to 63 bytes of UTF-8.
   case invalidRootName(String)
 }
@@ -166,6 +169,11 @@ extension PoolError: CustomStringConvertible {
     case .unannouncedWrite(let offset):
       "The section changed announced memory at pool offset 0x\(String(offset, radix: 16)) without "
         + "announcing it: it was rolled back; announce every write, or use the collections."
+    case .volatilePointer(let value, let offset, let root, let layout):
+      "The section stored 0x\(String(value, radix: 16)), an address of memory that ends with the "
+        + "process, at pool offset 0x\(String(offset, radix: 16)), "
+        + (root.isEmpty ? "to which no root leads" : "in root \"\(root)\" of layout \(layout)")
+        + ": it was rolled back; store references, or numbers that are no addresses."
     case .nestedSection: "Only the outermost section can do this."
     case .sectionAborted: "A nested section was aborted; the whole section was rolled back."
     case .forkedChild: "The pool belongs to the parent process: open it after exec or not at all."
@@ -178,8 +186,8 @@ extension PoolError: CustomStringConvertible {
     case .notAllocated(let offset):
       "Pool offset 0x\(String(offset, radix: 16)) is not the start of an allocated block."
     case .rootLayoutMismatch(let name, let expected, let found):
-      "Root \"\(name)\" was made with layout \(String(found, radix: 16)), not "
-        + "\(String(expected, radix: 16)): its type has changed."
+      "Root \"\(name)\" was made with layout \(found), not \(expected): its type has changed; "
+        + "migrate it, or open it as what it is."
     case .invalidRootName(let name): "\"\(name)\" is no root name: 1 to 63 bytes of UTF-8."
     default: ""
     }
@@ -187,6 +195,19 @@ extension PoolError: CustomStringConvertible {
 }
 
 extension PoolError {
+  /// Layouts of which only the fingerprints are known.
+  public static func rootLayoutMismatch(
+    name: String, expected: UInt64, found: UInt64
+  ) -> PoolError {
+    .rootLayoutMismatch(
+      name: name, expected: fingerprintText(expected), found: fingerprintText(found))
+  }
+
+  /// A layout's name where its text is not known.
+  package static func fingerprintText(_ fingerprint: UInt64) -> String {
+    "fingerprint " + String(fingerprint, radix: 16)
+  }
+
   /// Exit code for a command-line tool: 1 failure, 2 inconsistent, 3 needs recovery, 4 in use, 5
   /// host unsupported, 6 unknown format, 64 usage.
   public var exitCode: Int32 {

@@ -131,7 +131,7 @@ extension PoolError: CustomStringConvertible {
     case .damagedHeap(let offset, let reason):
       "Heap metadata is damaged at pool offset 0x\(String(offset, radix: 16)): \(reason)."
     case .inUse(let path):
-      "\(path) is open in another handle or process: close that one, or look at a copy (volip copy)."
+      "\(path) is open in another handle or process: close that one, or take a copy (volip copy)."
     case .notFound(let path): "\(path) does not exist, or the directory that it is to be in."
     case .alreadyExists(let path): "\(path) exists already: open it, or choose another name."
     case .noPermission(let path): "No permission to read and write \(path)."

@@ -8,8 +8,9 @@ import VolipMem
 @Suite struct FragmentationTests {
   static let rounds =
     ProcessInfo.processInfo.environment["VOLIP_FRAGMENTATION_ROUNDS"].flatMap { Int($0) } ?? 300_000
-  /// At most so much of the memory in use is not in blocks that somebody asked for.
-  static let fragmentationMax = 0.25
+  /// At most so much of the memory in use is not in blocks that somebody asked for: on average, and
+  /// at the moments when half of the blocks have just gone.
+  static let fragmentationMax = (average: 0.25, worst: 0.3)
 
   /// Most blocks are small, some have pages of their own.
   private func size(_ generator: inout SeededGenerator) -> Int {
@@ -26,7 +27,7 @@ import VolipMem
     let test = try CollectionPool(byteCount: 512 << 20, audit: false)
     let blocksMax = 20_000
     var blocks: [(address: UnsafeMutableRawPointer, byteCount: Int)] = []
-    var (asked, worst) = (0, 0.0)
+    var (asked, samples) = (0, [Double]())
     func change(_ section: inout VolipMem.Section) throws {
       // Now few blocks, now many: what was full becomes empty again.
       let wanted = Int.random(in: blocksMax / 2...blocksMax, using: &generator)
@@ -62,14 +63,16 @@ import VolipMem
       guard round % 20 == 0, blocks.count >= blocksMax / 2 else { continue }
       let report = test.pool.checkHeap()
       #expect(report.isConsistent, "\(report.problems)")
-      worst = max(worst, 1 - Double(asked) / Double(report.usedPages << 12))
+      samples.append(1 - Double(asked) / Double(report.usedPages << 12))
     }
     let report = test.pool.checkHeap()
-    let last = 1 - Double(asked) / Double(report.usedPages << 12)
+    samples.append(1 - Double(asked) / Double(report.usedPages << 12))
+    let (average, worst) = (samples.reduce(0, +) / Double(samples.count), samples.max() ?? 1)
     print(
       "fragmentation \(isAnnounced ? "announced" : "tracked"): \(Self.rounds) rounds,",
-      "\(blocks.count) blocks, at the end \(last), at worst \(worst)")
-    #expect(worst > 0 && max(last, worst) < Self.fragmentationMax)
+      "\(blocks.count) blocks, on average \(average), at worst \(worst)")
+    #expect(average > 0 && average < Self.fragmentationMax.average)
+    #expect(worst < Self.fragmentationMax.worst)
     #expect(report.blocks.count == blocks.count)
   }
 }

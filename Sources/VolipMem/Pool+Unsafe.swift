@@ -1,5 +1,6 @@
 // Pool: the public face of a pool.
 
+import Glibc
 @_exported import VolipHeap
 
 /// A pool of persistent memory, open in this process.
@@ -23,6 +24,7 @@ public final class Pool: @unchecked Sendable {
   /// Announced memory, for the collections.
   @usableFromInline let announcedHeap: AnnouncedHeap
   package let engine: PoolEngine
+  let findsVolatilePointers: Bool
   /// First address of the pool's memory, the same in every process and for ever.
   public let base: UnsafeRawPointer
   /// The kind of tracker that finds the writes.
@@ -30,7 +32,8 @@ public final class Pool: @unchecked Sendable {
   /// How writes become durable.
   public let persistencePath: PersistencePath
 
-  private init(_ engine: PoolEngine) throws(PoolError) {
+  private init(_ engine: PoolEngine, _ options: Options) throws(PoolError) {
+    findsVolatilePointers = options.findsVolatilePointers
     heap = try Heap(engine)
     announcedHeap = try AnnouncedHeap(heap)
     self.engine = engine
@@ -51,6 +54,10 @@ public final class Pool: @unchecked Sendable {
   public struct Options: Sendable {
     /// Tracker, persistence path, retention, check for stray writes.
     public var engine = EngineOptions()
+    /// Whether a section fails that stores an address of the process's other memory in a
+    /// collection. `VOLIP_POINTERS=1` in the environment switches it on. For tests: what lies
+    /// between the fields of a struct may look like one.
+    public var findsVolatilePointers = getenv("VOLIP_POINTERS").map { $0.pointee == 0x31 } ?? false
     /// First size of the log in bytes; 1/32 of the file, at most 32 MiB, when nil. For `create`.
     public var logBytes: UInt64?
     /// Bytes that the log may grow to; 1/8 of the file, at most 1 GiB, when nil. For `create`.
@@ -72,7 +79,7 @@ public final class Pool: @unchecked Sendable {
     let geometry = try PoolGeometry(
       fileBytes: byteCount, logBytes: options.logBytes, logBytesMax: options.logBytesMax)
     return try PoolEngine.create(path: path, geometry: geometry) { file throws(PoolError) in
-      try Pool(PoolEngine(file, options: options.engine))
+      try Pool(PoolEngine(file, options: options.engine), options)
     }
   }
 
@@ -84,7 +91,7 @@ public final class Pool: @unchecked Sendable {
     _ path: String, options: Options = Options()
   ) throws(PoolError) -> Pool {
     try PoolEngine.withoutCancellation { () throws(PoolError) in
-      try Pool(PoolEngine(PoolFile.open(path: path), options: options.engine))
+      try Pool(PoolEngine(PoolFile.open(path: path), options: options.engine), options)
     }
   }
 

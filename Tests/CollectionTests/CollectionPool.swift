@@ -10,10 +10,13 @@ final class CollectionPool {
   private var opened: Pool?
   var pool: Pool { opened! }
 
-  init(byteCount: UInt64 = 64 << 20, audit: Bool = true) throws {
+  init(
+    byteCount: UInt64 = 64 << 20, audit: Bool = true, findsVolatilePointers: Bool = false
+  ) throws {
     path = directory.file("collections.pool")
     var options = Pool.Options.test()
     options.engine.audit = audit
+    options.findsVolatilePointers = findsVolatilePointers
     self.options = options
     opened = try Pool.create(path, byteCount: byteCount, options: options)
   }

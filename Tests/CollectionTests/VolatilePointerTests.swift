@@ -23,8 +23,8 @@ import VolipMem
     }
   }
 
-  @Test func anAddressOfVolatileMemoryIsFoundInAnAuditWithItsRootOffsetAndType() throws {
-    let test = try CollectionPool()
+  @Test func anAddressOfVolatileMemoryIsFoundWithItsRootOffsetAndType() throws {
+    let test = try CollectionPool(findsVolatilePointers: true)
     let (first, second) = try test.pool.section { section in
       (
         try test.pool.root("first", in: &section) { section in
@@ -62,7 +62,7 @@ import VolipMem
   }
 
   @Test func numbersAndAddressesOfThePoolAreNoVolatilePointers() throws {
-    let test = try CollectionPool()
+    let test = try CollectionPool(findsVolatilePointers: true)
     let base = UInt(bitPattern: test.pool.base)
     try test.pool.section { section in
       let words: [UInt] = [0, 1, 1 << 20, 1 << 40, base, base + 4096, .max]

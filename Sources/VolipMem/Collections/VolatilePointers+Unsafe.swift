@@ -2,8 +2,9 @@
 //
 // The compiler keeps classes, closures and pointers out of collections, and a root's layout shows
 // pointers in its elements; a word that was made from one, in a number or in a value behind a
-// reference, neither sees. In an audit the announced words of a section are looked at before it
-// becomes durable: one that points into any mapping but the pool's is an error.
+// reference, neither sees. Where it is asked for, the announced words of a section are looked at
+// before it becomes durable: one that points into any mapping but the pool's is an error. Types are
+// not known here: what was left between the fields of a struct may look like an address, too.
 //
 // SAFETY: announced extents lie in the working copy, and blocks of the heap's report too.
 
@@ -15,11 +16,11 @@ extension Pool {
   /// What a program can have.
   private static let addressMax: UInt64 = 1 << 47
 
-  /// In an audit: finds a word that a section announced, and that points into volatile memory.
+  /// Finds a word that a section announced, and that points into volatile memory.
   ///
   /// - Throws: `.volatilePointer`.
   func requireNoVolatilePointers(in announced: AnnouncedWrites) throws(PoolError) {
-    guard isAudited, engine.isInSection else { return }
+    guard findsVolatilePointers, engine.isInSection else { return }
     let own =
       UInt64(UInt(bitPattern: base))..<UInt64(UInt(bitPattern: base + engine.pageCount << 12))
     var candidates: [(offset: UInt64, value: UInt64)] = []

@@ -57,8 +57,8 @@ public enum PoolError: Error, Equatable, Sendable {
   /// An audit found a byte of announced memory that the section changed and did not announce. The
   /// section was rolled back.
   case unannouncedWrite(offset: UInt64)
-  /// Where that is looked for: a collection holds an address that ends with the process. The section was rolled
-  /// back. `root` leads to the offset; both texts are empty where no root does.
+  /// Where that is looked for: a collection holds an address that ends with the process. The
+  /// section was rolled back. `root` leads to the offset; both texts are empty where no root does.
   case volatilePointer(value: UInt64, offset: UInt64, root: String, layout: String)
   /// An operation that only the outermost section may do.
   case nestedSection

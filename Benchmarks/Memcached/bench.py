@@ -205,6 +205,7 @@ def draw(figures, path):
         print("no picture: matplotlib is not installed (python3-matplotlib)", file=sys.stderr)
         return
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     import matplotlib.pyplot as plt
     first = {key: pick(figure[key] for figure in figures)
              for key, pick in (("threads", min), ("zipf", max))}

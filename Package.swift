@@ -164,7 +164,7 @@ let package = Package(
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(
       name: "volip-test-helper",
-      dependencies: ["VolipMem", "CVolimem", "CTestSupport", "HostilePool"],
+      dependencies: ["VolipMem", "CVolimem", "CTestSupport", "HostilePool", "TestBasics"],
       path: "Tests/Helper",
       swiftSettings: swiftSettings),
     // An ordinary program that must not notice whether it runs in guest mode.

@@ -90,6 +90,9 @@ private func code(of error: PoolError) -> volip_code {
   case .rootLayoutMismatch: VOLIP_ROOT_LAYOUT_MISMATCH
   case .invalidRootName: VOLIP_INVALID_ROOT_NAME
   case .needsRecovery, .damagedExport: VOLIP_SYSTEM  // the command's alone
+  case .pageTrackedWrite: VOLIP_PAGE_TRACKED_WRITE
+  case .laneFull: VOLIP_LANE_FULL
+  case .sectionsDeadlocked: VOLIP_SECTIONS_DEADLOCKED
   }
 }
 

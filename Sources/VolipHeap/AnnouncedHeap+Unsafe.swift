@@ -10,20 +10,32 @@
 // Invariants
 // 1. Arenas lie above what was the high-water mark: no tracker has anything to say about them.
 // 2. An arena is never given back. The list of them is in the pool's heap header.
+// 3. While concurrent sections are open, each arena is one lane's at most, and nobody else writes
+//    its metadata (rule 9): see LaneHeap+Unsafe.swift.
 //
 // SAFETY: the quick arena is one of those that the heap has, and none of a section that was rolled
 // back; addresses are only compared and turned into offsets.
 //
-// Threads: as for Heap.
+// Threads: as for Heap; a lane's belongs to the thread that has the lane.
 
-public final class AnnouncedHeap {
+import Synchronization
+
+public final class AnnouncedHeap: @unchecked Sendable {
   public let engine: PoolEngine
-  private let pool: Heap
-  @exclusivity(unchecked) private var arenas: [Heap] = []
+  let pool: Heap
+  /// Where it announces what it writes.
+  let announced: AnnouncedWrites
+  @exclusivity(unchecked) var arenas: [Heap] = []
   /// The arena that had room last.
-  @exclusivity(unchecked) private var current: Unmanaged<Heap>?
+  @exclusivity(unchecked) var current: Unmanaged<Heap>?
   /// Of the announced writes, when `arenas` was read.
   @exclusivity(unchecked) private var restoreCount: Int
+  /// Of a lane's: the heap with all arenas, and what the lane has to say.
+  let lane: LaneArenas?
+  /// One for each lane.
+  @exclusivity(unchecked) private(set) var lanes: [AnnouncedHeap] = []
+  /// Whether lanes have freed blocks that are not theirs, for the next section that may.
+  let hasDeferred = Atomic(false)
 
   /// 1 MiB; each arena is twice as large as the one before, up to 1 GiB.
   static let arenaPagesMin = 256
@@ -36,24 +48,39 @@ public final class AnnouncedHeap {
   public init(_ pool: Heap) throws(PoolError) {
     self.pool = pool
     engine = pool.engine
-    restoreCount = engine.announced.restoreCount
+    announced = engine.announced
+    lane = nil
+    restoreCount = announced.restoreCount
     for pages in try pool.arenaRuns() {
       try engine.addAnnounced(pages)
-      arenas.append(try Heap(arena: pages, of: engine, isNew: false))
+      arenas.append(try Heap(arena: pages, of: engine, announced, isNew: false))
     }
     current = arenas.last.map { Unmanaged.passUnretained($0) }
+    for index in 0..<engine.laneCount { lanes.append(AnnouncedHeap(lane: index, of: self)) }
+    let isDeferring = arenas.contains { $0.header.deferredCount > 0 }
+    hasDeferred.store(isDeferring, ordering: .relaxed)
+  }
+
+  /// The heap of a lane, without any arena yet.
+  private init(lane index: Int, of base: AnnouncedHeap) {
+    (pool, engine) = (base.pool, base.engine)
+    announced = base.engine.announced(ofLane: index)
+    restoreCount = announced.restoreCount
+    lane = LaneArenas(base)
   }
 
   /// What the fast path may use.
   @inline(__always)
   var quickArena: Unmanaged<Heap>? {
-    restoreCount == engine.announced.restoreCount ? current : nil
+    restoreCount == announced.restoreCount ? current : nil
   }
 
   /// After a rollback: arenas that the section made are gone.
   private func forgetArenasRolledBack() {
-    guard restoreCount != engine.announced.restoreCount else { return }
-    restoreCount = engine.announced.restoreCount
+    guard restoreCount != announced.restoreCount else { return }
+    restoreCount = announced.restoreCount
+    guard lane == nil else { return }
+    hasDeferred.store(true, ordering: .relaxed)  // perhaps
     let count = pool.header.arenaCount
     if arenas.count > count { arenas.removeLast(arenas.count - count) }
     current = arenas.last.map { Unmanaged.passUnretained($0) }
@@ -91,6 +118,7 @@ public final class AnnouncedHeap {
         guard case .poolFull = error else { throw error }
       }
     }
+    if let lane { throw lane.noteMissing(byteCount) }
     let arena = try addArena(byteCount: byteCount)
     let result = try body(arena)
     current = Unmanaged.passUnretained(arena)
@@ -98,7 +126,7 @@ public final class AnnouncedHeap {
   }
 
   /// A new arena with room for a block of `byteCount` bytes, as large as the pool allows.
-  private func addArena(byteCount: Int) throws(PoolError) -> Heap {
+  func addArena(byteCount: Int) throws(PoolError) -> Heap {
     try engine.trackOpenSection()
     let count = try pool.arenaCount()
     let block = (byteCount + 4095) >> 12
@@ -114,7 +142,7 @@ public final class AnnouncedHeap {
     pool.markRun(first, length: length, .arena)
     pool.header.appendArena(first: first, count: length)
     try engine.addAnnounced(first..<first + length)
-    let arena = try Heap(arena: first..<first + length, of: engine, isNew: true)
+    let arena = try Heap(arena: first..<first + length, of: engine, announced, isNew: true)
     arenas.append(arena)
     return arena
   }
@@ -130,6 +158,7 @@ public final class AnnouncedHeap {
       return
     }
     for arena in arenas { report.add(arena.check(), at: UInt64(arena.arenaPage!) << 12) }
+    report.remove(deferredBlocks())
   }
 }
 
@@ -163,7 +192,7 @@ extension AnnouncedHeap {
   /// Memory for `byteCount` bytes, aligned to `alignment` (a power of two up to 4,096), with any
   /// content, of which nothing is announced.
   ///
-  /// - Throws: `.poolFull`, `.noSection`, `.damagedHeap`.
+  /// - Throws: `.poolFull`, `.laneFull`, `.noSection`, `.damagedHeap`.
   public func allocate(
     byteCount: Int, alignment: Int = 16
   ) throws(PoolError) -> UnsafeMutableRawPointer {
@@ -171,8 +200,10 @@ extension AnnouncedHeap {
       let block = arena._withUnsafeGuaranteedRef { $0.takeOrdinary(byteCount: byteCount) }
       if let block { return block }
     }
-    return try withRoom(byteCount: byteCount) { (arena) throws(PoolError) in
-      try arena.takeAddress(byteCount: byteCount, alignment: alignment)
+    return try engine.withHeapLock { () throws(PoolError) in
+      try withRoom(byteCount: byteCount) { (arena) throws(PoolError) in
+        try arena.takeAddress(byteCount: byteCount, alignment: alignment)
+      }
     }
   }
 
@@ -183,7 +214,15 @@ extension AnnouncedHeap {
     if let arena = quickArena, arena._withUnsafeGuaranteedRef({ $0.giveOrdinary(address) }) {
       return
     }
-    let arena = try arena(of: address)
+    try engine.withHeapLock { () throws(PoolError) in
+      if let lane, !arenas.contains(where: { $0.memory.offset(address) != nil }) {
+        return try deferFree(address, lane)
+      }
+      try give(address, to: try arena(of: address))
+    }
+  }
+
+  func give(_ address: UnsafeRawPointer, to arena: Heap) throws(PoolError) {
     if arena.giveOrdinary(address) { return }
     do throws(PoolError) {
       try arena.giveAddress(address)
@@ -195,6 +234,6 @@ extension AnnouncedHeap {
 
   /// Bytes that may be used at an allocated block's address.
   public func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
-    try arena(of: address).usableBytes(address)
+    try (lane?.base ?? self).arena(of: address).usableBytes(address)
   }
 }

@@ -49,6 +49,14 @@ extension Heap {
     _ name: String, fingerprint: UInt64, byteCount: Int, alignment: Int
   ) throws(PoolError) -> Root {
     try requireWritable()
+    return try engine.withHeapLock { () throws(PoolError) in
+      try enterRoot(name, fingerprint: fingerprint, byteCount: byteCount, alignment: alignment)
+    }
+  }
+
+  private func enterRoot(
+    _ name: String, fingerprint: UInt64, byteCount: Int, alignment: Int
+  ) throws(PoolError) -> Root {
     guard (1...Self.rootNameBytesMax).contains(name.utf8.count) else {
       throw .invalidRootName(name)
     }
@@ -75,6 +83,10 @@ extension Heap {
   /// root takes its place.
   public func removeRoot(_ name: String) throws(PoolError) {
     try requireWritable()
+    try engine.withHeapLock { () throws(PoolError) in try takeRoot(name) }
+  }
+
+  private func takeRoot(_ name: String) throws(PoolError) {
     let pages = try rootPages()
     for page in pages {
       for index in 0..<(try rootCount(page)) {

@@ -15,13 +15,13 @@
 /// Between `pstart` and `pend` (or inside ``section(_:)``) any code may write to memory of the pool
 /// with ordinary stores. After a crash at any instant all of a section's writes are there or none.
 ///
-/// Threads: sections are exclusive; `pstart` waits for another thread's section to end. Reading
-/// needs no section, and sees the uncommitted writes of one: use the application's own locks, taken
-/// before `pstart` and released after `pend`.
+/// Threads: sections are exclusive, if they are of no other kind (`SectionKind`); `pstart` waits
+/// for another thread's section to end. Reading needs no section, and sees the uncommitted writes
+/// of one: use the application's own locks, taken before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
   @usableFromInline package let heap: Heap
   /// Announced memory, for the collections.
-  @usableFromInline let announcedHeap: AnnouncedHeap
+  @usableFromInline package let announcedHeap: AnnouncedHeap
   package let engine: PoolEngine
   /// First address of the pool's memory, the same in every process and for ever.
   public let base: UnsafeRawPointer
@@ -121,8 +121,8 @@ public final class Pool: @unchecked Sendable {
   public func section<Result>(
     _ kind: SectionKind, _ body: (inout Section) throws -> Result
   ) throws -> Result {
-    try engine.openSection(kind)
-    var section = Section(pool: self, announced: engine.announced)
+    let heap = try announcedHeap.openSection(kind)
+    var section = Section(pool: self, announced: engine.announcedOfThisThread, heap: heap)
     let result: Result
     do {
       result = try body(&section)
@@ -140,7 +140,12 @@ public final class Pool: @unchecked Sendable {
   /// - Throws: `.writeOutsideSection` when memory was written since the last section (the bytes are
   ///   put back), `.forkedChild`, `.closed`, `.poisoned`.
   public func pstart() throws(PoolError) {
-    try engine.openSection()
+    _ = try announcedHeap.openSection(.exclusive)
+  }
+
+  /// Opens a section of a kind on this thread.
+  public func pstart(_ kind: SectionKind) throws(PoolError) {
+    _ = try announcedHeap.openSection(kind)
   }
 
   /// Ends the section: its writes are durable when this returns.
@@ -257,6 +262,8 @@ public struct Section: ~Copyable {
   /// The pool whose section it is.
   public let pool: Pool
   @usableFromInline let announced: AnnouncedWrites
+  /// Where it allocates announced memory: of its lane, if it has one.
+  @usableFromInline let heap: AnnouncedHeap
 
   /// Announces a write to announced memory, before it or after it: these bytes, as they are at the
   /// section's end, are durable with it.
@@ -274,7 +281,7 @@ public struct Section: ~Copyable {
   public mutating func allocateAnnounced(
     byteCount: Int, alignment: Int = 16
   ) throws(PoolError) -> UnsafeMutableRawPointer {
-    try pool.announcedHeap.allocate(byteCount: byteCount, alignment: alignment)
+    try heap.allocate(byteCount: byteCount, alignment: alignment)
   }
 
   /// Frees announced memory.
@@ -282,7 +289,7 @@ public struct Section: ~Copyable {
   /// - Throws: `.notAllocated` for anything but the start of such a block.
   @inlinable @inline(__always)
   public mutating func deallocateAnnounced(_ address: UnsafeRawPointer) throws(PoolError) {
-    try pool.announcedHeap.deallocate(address)
+    try heap.deallocate(address)
   }
 
   /// See ``Pool/willWrite(_:byteCount:)``.

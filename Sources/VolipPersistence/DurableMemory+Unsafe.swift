@@ -6,7 +6,8 @@
 // 2. One fence() is one drain (cache-line path) or one msync a run of pages (msync path).
 // 3. After a failed fence nothing is known about the ranges of that fence.
 //
-// Threads: one at a time; the owner's lock (VolipCommit's gate) orders them.
+// Threads: one at a time; the owner's lock (VolipCommit's gate) orders them. A thread that stores
+// beside others has a view of its own.
 
 import CLibpmem
 import CVolipPersistence
@@ -61,6 +62,20 @@ public final class DurableMemory {
   public static let lineBytes = Int(CVP_LINE_BYTES)
   /// Bytes of a page.
   public static let pageBytes = Int(CVP_PAGE_BYTES)
+
+  /// Another thread's view of the same mapping, with counts and pending ranges of its own; its
+  /// fence is for what was stored and flushed through it. The mapping must outlive it.
+  public init(viewOf other: DurableMemory) {
+    base = other.base
+    byteCount = other.byteCount
+    path = other.path
+    descriptor = other.descriptor
+    failedPages = other.failedPages
+    isMapped = false
+    #if VOLIP_LAB
+      observer = other.observer
+    #endif
+  }
 
   init(
     base: UnsafeMutableRawPointer, byteCount: Int, path: PersistencePath, descriptor: Int32

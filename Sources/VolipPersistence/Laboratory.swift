@@ -57,6 +57,9 @@ package enum MutationSite: String, CaseIterable, Sendable {
   case secureRecords, secureSuperblock, secureFence, replayFlush, replayFence
   case sealCheck, sealSeed, generationCheck, generationRaise, recoverySuperblock
   case lsnCheck, positionCheck, previousEndCheck, laterRecordCheck, extentBounds, recordBounds
+  // Lanes
+  case laneIdentity, laneLsnCheck, laneOrder, laneFence, laneCut, laneRestoreWait, laneRestoreCut
+  case laneCheckpointFlush, laneCheckpointFence, laneGate, laneTail, laneGap
   // Sections
   case gate, strayWriteCheck, takeBack, dropOnRollBack, abortOnThreadExit
   // Announced writes

@@ -141,6 +141,15 @@ public struct AnnouncedWrites: @unchecked Sendable {
     state.pointee.capacity = capacity * 2
   }
 
+  /// Takes over what another section of the same group announced.
+  public func append(contentsOf other: AnnouncedWrites) {
+    for index in 0..<other.state.pointee.count {
+      // SAFETY: the other list has `count` entries.
+      append(other.state.pointee.extents[index], 0)
+    }
+    state.pointee.forgotten += other.state.pointee.forgotten
+  }
+
   /// Makes what was announced of a range not durable: its content does not matter any more, if the
   /// section is not taken back.
   public func forget(_ address: UnsafeRawPointer, byteCount: Int) {

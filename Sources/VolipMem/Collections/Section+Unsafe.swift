@@ -39,6 +39,6 @@ extension Section {
   static let forgetBytesMin = 4096
 
   func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
-    try pool.announcedHeap.usableBytes(address)
+    try heap.usableBytes(address)
   }
 }

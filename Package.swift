@@ -31,7 +31,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("VolipCommitTests", ["VolipCommit", "CTestSupport"]),
   ("VolipHeapTests", ["VolipHeap"]),
   ("VolipMemTests", ["VolipMem", "volip-test-helper"]),
-  ("CollectionTests", ["VolipMem", "volip-test-helper"]),
+  ("CollectionTests", ["VolipMem", "CVolipWriteSet", "volip-test-helper"]),
   ("HostilePoolTests", ["VolipMem", "CTestSupport", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("CrashLaboratoryTests", ["CrashLaboratory"]),

@@ -13,6 +13,7 @@ static void on_thread_exit(void *value) {
   struct cvw_thread_section *section = value;
   if (section->depth > 0)
     abandon_section(section->owner);
+  section->thread = 0;  // a section that a later destructor opens is watched again
 }
 
 // The section stays with the parent.
@@ -21,6 +22,7 @@ static void in_child(void) {
   cvw_this_thread.depth = 0;
   cvw_this_thread.lane = NULL;
   cvw_this_thread.group = NULL;
+  cvw_this_thread.announced = NULL;
   cvw_this_thread.thread = 0;
 }
 

@@ -58,14 +58,15 @@ struct DeadlockWatch {
         + "wait themselves: \(names)")
   }
 
-  /// How often a thread has gone to sleep, if it sleeps now.
+  /// How often a thread has gone to sleep, if it sleeps now. One that waits for a disk ("D") gets
+  /// there: a commit or a checkpoint may take seconds on a busy one.
   private static func sleeping(_ thread: Int32) -> UInt64? {
     let text = read("/proc/self/task/\(thread)/status")
     var (isSleeping, waits) = (false, UInt64?.none)
     for line in text.split(separator: "\n") {
       let words = line.split(whereSeparator: { $0 == ":" || $0 == "\t" || $0 == " " })
       guard words.count > 1 else { continue }
-      if words[0] == "State" { isSleeping = words[1] == "S" || words[1] == "D" }
+      if words[0] == "State" { isSleeping = words[1] == "S" }
       if words[0] == "voluntary_ctxt_switches" { waits = UInt64(words[1]) }
     }
     return isSleeping ? waits : nil

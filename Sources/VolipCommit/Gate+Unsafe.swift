@@ -42,7 +42,7 @@ extension PoolEngine {
   func lock(evenPoisoned: Bool = false) throws(PoolError) {
     guard parentMark.pointee == 1 else { throw .forkedChild }
     if !isRemoved(.gate) {
-      if pthread_mutex_trylock(gate) != 0 { try waitForGate() }
+      try lockGate()
       if group != nil { try waitForGroup() }
     }
     guard isStopped.load(ordering: .acquiring) else { return }
@@ -55,7 +55,9 @@ extension PoolEngine {
     pthread_mutex_unlock(gate)
   }
 
-  private func waitForGate() throws(PoolError) {
+  /// The gate alone, whatever group is open.
+  func lockGate() throws(PoolError) {
+    if pthread_mutex_trylock(gate) == 0 { return }
     var watch = DeadlockWatch()
     while pthread_mutex_timedlock(gate, &watch.deadline) != 0 {
       let owner = gateThread.load(ordering: .relaxed)
@@ -63,10 +65,12 @@ extension PoolEngine {
     }
   }
 
-  /// Under the gate, which it opens meanwhile.
-  private func waitForGroup() throws(PoolError) {
+  /// Until no group is open; under the gate, which it opens meanwhile.
+  ///
+  /// - Parameter mayJoin: a group that others opened meanwhile is waited for no more.
+  func waitForGroup(mayJoin: Bool = false) throws(PoolError) {
     var watch = DeadlockWatch()
-    while let open = group {
+    while let open = group, !mayJoin || open.isClosing {
       if pthread_cond_timedwait(groupEnded, gate, &watch.deadline) == 0 { continue }
       do throws(PoolError) {
         try watch.look(at: open.threads, kind: "group", options.deadlockSeconds)
@@ -110,6 +114,8 @@ extension PoolEngine {
   func closeLanes() throws(PoolError) {
     guard lanes.isActive else { return }
     try waitForLanes()
+    // One of them may have poisoned the handle: what it left in memory is nobody's to build on.
+    guard !isStopped.load(ordering: .acquiring) || isRemoved(.laneStopped) else { throw stopped }
     try Self.withoutCancellation(leaveLanes)
   }
 

@@ -9,7 +9,7 @@ import Glibc
 
 extension PoolEngine {
   /// Commits what the lane's section announced. After an error the section is rolled back, unless
-  /// the error says otherwise (rule 13).
+  /// the error says otherwise (rule 13) or the handle is poisoned: then nothing goes on.
   func commit(_ lane: Lane) throws(PoolError) {
     guard !lane.announced.isEmpty else { return }
     // What this section read may be of one whose outcome nobody knows.
@@ -78,6 +78,7 @@ extension PoolEngine {
       do throws(PoolError) {
         try lanes.withLog { () throws(PoolError) in
           lanes.waitForDrawn()
+          pass(.laneWaited)
           try applyLanes()
         }
         lane.announced.restore(from: parts.image)

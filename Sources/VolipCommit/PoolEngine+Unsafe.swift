@@ -292,7 +292,7 @@ public final class PoolEngine: @unchecked Sendable {
   public func withHeapLock<Result>(
     _ body: () throws(PoolError) -> Result
   ) throws(PoolError) -> Result {
-    guard isShared else { return try body() }
+    guard isShared, !isRemoved(.heapLock) else { return try body() }
     pthread_mutex_lock(heapLock)
     defer { pthread_mutex_unlock(heapLock) }
     return try body()
@@ -337,9 +337,11 @@ public final class PoolEngine: @unchecked Sendable {
     let first = offset / DurableMemory.pageBytes
     let last = (offset + byteCount - 1) / DurableMemory.pageBytes
     // Announced memory is writable, and not the tracker's.
-    guard !workingCopy.announcedPages.contains(where: { $0.contains(first) && $0.contains(last) })
-    else { return }
-    try parts.tracker.willWrite(first..<last + 1)
+    try withHeapLock { () throws(PoolError) in
+      guard !workingCopy.announcedPages.contains(where: { $0.contains(first) && $0.contains(last) })
+      else { return }
+      try parts.tracker.willWrite(first..<last + 1)
+    }
   }
 
   // MARK: Whole pool
@@ -366,6 +368,7 @@ public final class PoolEngine: @unchecked Sendable {
     guard !isInSection else { throw .nestedSection }
     try withGate(evenPoisoned: true) { () throws(PoolError) in
       try waitForLanes()
+      // After the wait: a lane may have poisoned the handle meanwhile (rule 13).
       let isReady = state == .ready
       defer {
         state = .closed

@@ -81,12 +81,13 @@ package final class RecoveredView {
   /// Log sequence number of the last section that is there.
   package var lastLsn: UInt64 { file.superblock.appliedLsn }
 
-  /// Whether an open would find something to do: records to apply, a superblock copy to repair.
+  /// Whether an open would find something to do: records to apply, a superblock copy to repair,
+  /// a log to be made one again.
   package var needsRecovery: Bool {
     guard case .success(let first) = copies[0], case .success(let second) = copies[1] else {
       return true
     }
-    return first != second || !records.isEmpty
+    return first != second || !records.isEmpty || first.lanes != nil
   }
 
   /// Pages that could not be read since the view was made are an error.

@@ -53,6 +53,9 @@ extension PoolEngine {
     guard parentMark.pointee == 1 else { throw .forkedChild }
     let section = cvw_thread_section()!
     if section.pointee.depth > 0 { return try enterSection(kind) }
+    // What waits for the gate is a cancellation point, with the gate in hand (rule 22).
+    let previous = isRemoved(.cancellationInGate) ? 0 : cvw_cancellation_defer()
+    defer { cvw_cancellation_restore(previous) }
     switch kind {
     case .concurrent where !options.audit: try openInLane()
     case .group where !options.audit: try openInGroup()
@@ -85,6 +88,7 @@ extension PoolEngine {
     isDoomed = false
     isOnlyAnnounced = kind == .concurrent
     beginAnnouncing()
+    section.pointee.announced = announced.identity
     section.pointee.owner = Unmanaged.passRetained(self).toOpaque()
     section.pointee.depth = 1
   }
@@ -101,6 +105,7 @@ extension PoolEngine {
     lane.thread.store(section.pointee.thread, ordering: .relaxed)
     lane.beginSection()
     section.pointee.lane = Unmanaged.passUnretained(lane).toOpaque()
+    section.pointee.announced = lane.announced.identity
     section.pointee.owner = opaqueSelf
     section.pointee.depth = 1
   }
@@ -113,22 +118,21 @@ extension PoolEngine {
     list.begin(number: announced.sectionNumber)
     let member = GroupMember(joined, announced: list)
     section.pointee.group = Unmanaged.passRetained(member).toOpaque()
+    section.pointee.announced = list.identity
     section.pointee.owner = Unmanaged.passRetained(self).toOpaque()
     section.pointee.depth = 1
   }
 
   /// Joins the group that is open, or opens one when the gate is.
   private func joinGroup(_ thread: Int32) throws(PoolError) -> SectionGroup {
-    guard parentMark.pointee == 1 else { throw .forkedChild }
-    pthread_mutex_lock(gate)
-    if let open = group, !open.isClosing {
+    try lockGate()
+    try waitForGroup(mayJoin: true)
+    defer { unlock() }
+    guard !isStopped.load(ordering: .acquiring) else { throw stopped }
+    if let open = group {
       open.threads.append(thread)
-      unlock()
       return open
     }
-    unlock()
-    try lock()
-    defer { unlock() }
     try requireNoEpochs()
     try closeLanes()
     setTracking(false)
@@ -198,7 +202,11 @@ extension PoolEngine {
       defer { leave(lane) }
       return try Self.withoutCancellation { () throws(PoolError) in try end(lane) }
     }
-    if let member = memberOfThisThread { return try leave(member, isAborted: false) }
+    if let member = memberOfThisThread {
+      return try Self.withoutCancellation { () throws(PoolError) in
+        try leave(member, isAborted: false)
+      }
+    }
     defer { leaveSection() }
     try Self.withoutCancellation(endSection)
   }
@@ -217,6 +225,7 @@ extension PoolEngine {
     section.pointee.owner = nil
     section.pointee.lane = nil
     section.pointee.group = nil
+    section.pointee.announced = nil
   }
 
   private func leave(_ lane: Lane) {
@@ -251,7 +260,11 @@ extension PoolEngine {
       Unmanaged.passUnretained(member).release()
       Unmanaged.passUnretained(self).release()
     }
-    announced.append(contentsOf: member.announced)
+    // Others allocate meanwhile, which is announced to the same list.
+    try withHeapLock { () throws(PoolError) in
+      announced.append(contentsOf: member.announced)
+    }
+    pass(.groupMerged)
     group.isClosing = true
     group.isDoomed = group.isDoomed || isAborted
     if let index = group.threads.firstIndex(of: cvw_thread_section()!.pointee.thread) {
@@ -272,7 +285,7 @@ extension PoolEngine {
     do throws(PoolError) {
       guard !isStopped.load(ordering: .acquiring) else { throw stopped }
       isDoomed = group.isDoomed
-      try Self.withoutCancellation(endSection)
+      try endSection()
     } catch {
       group.error = error
       if case .sectionAborted = error, isAborted { return }
@@ -348,12 +361,17 @@ extension PoolEngine {
       defer { leave(lane) }
       return try Self.withoutCancellation { () throws(PoolError) in try endWithoutCommit(lane) }
     }
-    if let member = memberOfThisThread { return try leave(member, isAborted: true) }
+    if let member = memberOfThisThread {
+      return try Self.withoutCancellation { () throws(PoolError) in
+        try leave(member, isAborted: true)
+      }
+    }
     defer { leaveSection() }
     try Self.withoutCancellation(endWithoutCommit)
   }
 
   private func doom(_ member: GroupMember) {
+    // No cancellation point, and held by nobody for long: a group is open.
     pthread_mutex_lock(gate)
     member.group.isDoomed = true
     unlock()

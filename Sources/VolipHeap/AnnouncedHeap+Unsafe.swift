@@ -76,8 +76,8 @@ public final class AnnouncedHeap: @unchecked Sendable {
   }
 
   /// After a rollback: arenas that the section made are gone.
-  private func forgetArenasRolledBack() {
-    guard restoreCount != announced.restoreCount else { return }
+  func forgetArenasRolledBack() {
+    guard restoreCount != announced.restoreCount, !isRemoved(.rolledBackArenas) else { return }
     restoreCount = announced.restoreCount
     guard lane == nil else { return }
     hasDeferred.store(true, ordering: .relaxed)  // perhaps
@@ -93,6 +93,10 @@ public final class AnnouncedHeap: @unchecked Sendable {
   /// - Throws: `.notAllocated`, or `.invalidArgument` for an address outside the pool.
   func arena(of address: UnsafeRawPointer) throws(PoolError) -> Heap {
     forgetArenasRolledBack()
+    return try home(of: address, in: arenas[...])
+  }
+
+  func home(of address: UnsafeRawPointer, in arenas: ArraySlice<Heap>) throws(PoolError) -> Heap {
     for arena in arenas where arena.memory.offset(address) != nil { return arena }
     guard let offset = pool.memory.offset(address) else {
       throw .invalidArgument("an address outside the pool")
@@ -126,7 +130,9 @@ public final class AnnouncedHeap: @unchecked Sendable {
   }
 
   /// A new arena with room for a block of `byteCount` bytes, as large as the pool allows.
-  func addArena(byteCount: Int) throws(PoolError) -> Heap {
+  ///
+  /// - Parameter divisor: how many may want one: all of them get half of what the pool has left.
+  func addArena(byteCount: Int, divisor: Int = 1) throws(PoolError) -> Heap {
     try engine.trackOpenSection()
     let count = try pool.arenaCount()
     let block = (byteCount + 4095) >> 12
@@ -136,7 +142,7 @@ public final class AnnouncedHeap: @unchecked Sendable {
       throw .poolFull(
         requestedBytes: UInt64(byteCount), availableBytes: UInt64(max(left - 9, 0)) << 12)
     }
-    let wanted = min(Self.arenaPagesMin << min(count, 20), Self.arenaPagesMax, left / 2)
+    let wanted = min(Self.arenaPagesMin << min(count, 20), Self.arenaPagesMax, left / 2 / divisor)
     let length = max(wanted, needed, Self.arenaPagesLeast)
     let first = try pool.extendHighWater(length)
     pool.markRun(first, length: length, .arena)
@@ -158,7 +164,7 @@ public final class AnnouncedHeap: @unchecked Sendable {
       return
     }
     for arena in arenas { report.add(arena.check(), at: UInt64(arena.arenaPage!) << 12) }
-    report.remove(deferredBlocks())
+    report.remove(DeferredFrees.all(in: arenas, pool.memory))
   }
 }
 
@@ -234,6 +240,14 @@ extension AnnouncedHeap {
 
   /// Bytes that may be used at an allocated block's address.
   public func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
-    try (lane?.base ?? self).arena(of: address).usableBytes(address)
+    if let lane {
+      if let own = arenas.first(where: { $0.memory.offset(address) != nil }) {
+        return try own.usableBytesInPool(address)
+      }
+      return try lane.base.usableBytesBesideOthers(address)
+    }
+    return try engine.withHeapLock { () throws(PoolError) in
+      try arena(of: address).usableBytesInPool(address)
+    }
   }
 }

@@ -54,7 +54,9 @@ extension Heap {
 
   /// Bytes that may be used at an allocated block's address.
   public func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
-    try usableBytes(try offset(address))
+    let offset = try offset(address)
+    guard let engineIfOpen else { return try usableBytes(offset) }
+    return try engineIfOpen.withHeapLock { () throws(PoolError) in try usableBytes(offset) }
   }
 
   private func offset(_ address: UnsafeRawPointer) throws(PoolError) -> Int {

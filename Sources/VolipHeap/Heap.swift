@@ -11,7 +11,7 @@
 
 public final class Heap {
   /// Nil for a heap that is only looked at.
-  private let engineIfOpen: PoolEngine?
+  let engineIfOpen: PoolEngine?
   public var engine: PoolEngine { engineIfOpen! }
   let shapes = SizeClassShapes.shared
   @exclusivity(unchecked) private(set) var memory: HeapMemory

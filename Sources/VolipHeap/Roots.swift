@@ -31,11 +31,16 @@ extension Heap {
   ///
   /// - Throws: `.damagedHeap`.
   public func roots() throws(PoolError) -> [Root] {
-    var result: [Root] = []
-    for page in try rootPages() {
-      for index in 0..<(try rootCount(page)) { result.append(try root(page, index)) }
+    func all() throws(PoolError) -> [Root] {
+      var result: [Root] = []
+      for page in try rootPages() {
+        for index in 0..<(try rootCount(page)) { result.append(try root(page, index)) }
+      }
+      return result
     }
-    return result
+    // Another section of the group may be adding one. A heap that is only looked at is nobody's.
+    guard let engineIfOpen else { return try all() }
+    return try engineIfOpen.withHeapLock(all)
   }
 
   public func root(_ name: String) throws(PoolError) -> Root? {

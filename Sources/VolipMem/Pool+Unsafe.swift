@@ -42,7 +42,12 @@ public final class Pool: @unchecked Sendable {
   /// Aborts a section that this thread still has open, then closes.
   deinit {
     engine.abandonSection()
-    try? engine.close()
+    do throws(PoolError) {
+      try engine.close()
+    } catch {
+      // Sections that wait for ever have lanes of an engine that was not closed.
+      if case .sectionsDeadlocked = error { _ = Unmanaged.passRetained(engine) }
+    }
   }
 
   // MARK: Create, open, close
@@ -265,12 +270,20 @@ public struct Section: ~Copyable {
   /// Where it allocates announced memory: of its lane, if it has one.
   @usableFromInline let heap: AnnouncedHeap
 
+  /// After `pend` or `pabort` in the middle of a body the token is nobody's: what it says would be
+  /// said in another thread's section.
+  @inlinable @inline(__always)
+  func requireOpen() {
+    precondition(announced.isOfThisThread, "the section has ended")
+  }
+
   /// Announces a write to announced memory, before it or after it: these bytes, as they are at the
   /// section's end, are durable with it.
   ///
   /// - Parameter address: in memory that ``allocateAnnounced(byteCount:alignment:)`` gave.
   @inlinable @inline(__always)
   public mutating func announce(_ address: UnsafeRawPointer, byteCount: Int) {
+    requireOpen()
     announced.announce(address, byteCount: byteCount)
   }
 
@@ -281,7 +294,8 @@ public struct Section: ~Copyable {
   public mutating func allocateAnnounced(
     byteCount: Int, alignment: Int = 16
   ) throws(PoolError) -> UnsafeMutableRawPointer {
-    try heap.allocate(byteCount: byteCount, alignment: alignment)
+    requireOpen()
+    return try heap.allocate(byteCount: byteCount, alignment: alignment)
   }
 
   /// Frees announced memory.
@@ -289,6 +303,7 @@ public struct Section: ~Copyable {
   /// - Throws: `.notAllocated` for anything but the start of such a block.
   @inlinable @inline(__always)
   public mutating func deallocateAnnounced(_ address: UnsafeRawPointer) throws(PoolError) {
+    requireOpen()
     try heap.deallocate(address)
   }
 

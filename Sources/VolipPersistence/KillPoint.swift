@@ -12,20 +12,23 @@ package enum KillPoint: String, CaseIterable, Sendable {
   // The four steps of a commit, and their ends
   case collect, collected, prepared, logStored, logged, updated
   // A commit in a lane, and its ends
-  case laneDrawing, laneStored, laneLogged, laneEnded
+  case laneDrawing, laneStored, laneLogged, laneEnded, laneWaited
   // Between the section that makes an arena and the one that gives it to a lane
   case arenaMade
+  // A section of a group, at its end
+  case groupMerged
   // A checkpoint, and what is like one
   case checkpoint, checkpointFlushed, superblockCopy, checkpointed, logGrown, imageGrown
   // An open
   case recovery, recoverySecured, replayed, recovered
 
   private static let ofLanesAlone: [KillPoint] = [
-    .laneDrawing, .laneStored, .laneLogged, .laneEnded, .arenaMade,
+    .laneDrawing, .laneStored, .laneLogged, .laneEnded, .laneWaited, .arenaMade,
+    .groupMerged,
   ]
   /// What concurrent sections pass again and again.
   package static let ofLanes: [KillPoint] =
-    ofLanesAlone.dropLast() + [.checkpoint, .checkpointFlushed, .superblockCopy, .checkpointed]
+    ofLanesAlone.dropLast(2) + [.checkpoint, .checkpointFlushed, .superblockCopy, .checkpointed]
   /// What exclusive ones pass.
   package static let ofExclusiveSections = allCases.filter { !ofLanesAlone.contains($0) }
 

@@ -13,8 +13,9 @@ import VolipMem
 ///    next fence; a line that was flushed has arrived after the next fence, as it was when it was
 ///    flushed. A fence is for what its own thread stored past the cache and flushed.
 /// 3. On the msync path the unit is a sector of 512 bytes, which the kernel writes whenever it
-///    likes. After the msync of a page it has arrived. After an msync that failed the page counts
-///    as clean: only a new store to it lets a later msync write it.
+///    likes. After the msync of a page it has arrived. After an msync that failed pages count as
+///    clean, whichever thread was to make them durable: only a new store to one lets a later msync
+///    write it. One thread alone is told.
 /// 4. What is on its way may be torn: of the last store to a unit any of the 8-byte words have
 ///    arrived. No 8-byte word is ever torn.
 /// 5. The length of the file is on its way until fsync. Blocks that fallocate gave are there.
@@ -210,12 +211,10 @@ final class PersistenceModel {
   }
 
   private func failFence(_ thread: UInt) {
-    if path == .msync {
-      for (unit, _, owner) in flushed where owner == thread {
-        lostPages.insert(unit * unitBytes / 4096)
-      }
-    }
-    flushed.removeAll { $0.thread == thread }
+    guard path == .msync else { return flushed.removeAll { $0.thread == thread } }
+    // Whose page it was that could not be written nobody is told: those of other threads too.
+    for (unit, _, _) in flushed { lostPages.insert(unit * unitBytes / 4096) }
+    flushed.removeAll()
   }
 }
 

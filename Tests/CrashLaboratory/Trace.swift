@@ -59,6 +59,8 @@ final class Recorder: PersistenceObserver {
     state.withLock { $0.beforeFence = body }
   }
 
+  func forgetBeforeNextFence() { state.withLock { $0.beforeFence = nil } }
+
   private static var thread: UInt { UInt(pthread_self()) }
 
   /// Lets the fence after `count` more fail.

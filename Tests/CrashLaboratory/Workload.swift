@@ -206,22 +206,26 @@ public final class LaboratoryPool {
       try steps()
     } catch is PoolError {}
     recorder.failFence(after: .max)
+    recorder.forgetBeforeNextFence()
     do {
       try pool.pstart()
       throw LaboratoryError("a handle whose fence failed goes on")
     } catch PoolError.poisoned {}
-    try pool.close()
-    pool = try Pool.open(path, options: options)
+    try openAgain()
     if let unfinishedStep { finish(unfinishedStep) }
     unfinishedStep = nil
   }
 
+  func openAgain() throws {
+    try pool.close()
+    pool = try Pool.open(path, options: options)
+  }
+
   /// Closes the pool and opens it again.
   public func reopen() throws {
-    try step { pool in
+    try step { _ in
       let before = snapshot
-      try pool.close()
-      self.pool = try Pool.open(path, options: options)
+      try openAgain()
       guard snapshot == before else { throw LaboratoryError("another state after an open") }
     }
   }

@@ -7,7 +7,116 @@ import VolipMem
 let laneVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "lane-work": laneWork,
   "lane-audit": laneAudit,
+  "leave-lanes": leaveLanes,
+  "wait-in-gate": waitInGate,
+  "announce-after-end": announceAfterEnd,
 ]
+
+/// Leaves a pool with so many records in two lanes, one of them of a section that freed blocks of
+/// an arena that is not its own.
+func leaveLanes(_ arguments: [String]) throws {
+  var options = Pool.Options()
+  options.engine.persistencePath = .cacheLines
+  options.engine.audit = false
+  let pool = try Pool.create(arguments[0], byteCount: 16 << 20, options: options)
+  typealias Names = PersistentDictionary<UInt64, PersistentString>
+  let names = try pool.section { section in
+    try pool.root("names", in: &section) { section in try Names(in: &section) }
+  }
+  try pool.section { section in
+    for number in 0..<100 as Range<UInt64> {
+      try names.value.insert(try PersistentString("first", in: &section), forKey: number, in: &section)
+    }
+  }
+  // So that the lanes get arenas before.
+  for lane in 0..<2 { try pool.announcedHeap.giveArena(toLane: lane) }
+  for number in 0..<UInt64(arguments[1])! {
+    if number % 2 == 0 {
+      try replaceName(number, in: pool)
+    } else {
+      // The other thread has the lane beside.
+      try pool.pstart(.concurrent)
+      TestBasics.run(threads: 1) { _ in try! replaceName(number, in: pool) }
+      try pool.pend()
+    }
+  }
+  let report = pool.checkHeap()
+  print("\(report.blocks.count) \(report.isConsistent)")
+  fflush(nil)
+  kill(getpid(), SIGKILL)
+}
+
+/// A body that ends its section and goes on with the token.
+func announceAfterEnd(_ arguments: [String]) throws {
+  var options = Pool.Options()
+  options.engine.audit = false
+  let pool = try Pool.create(arguments[0], byteCount: 4 << 20, options: options)
+  let kinds: [String: SectionKind] = ["concurrent": .concurrent, "group": .group]
+  try pool.section(kinds[arguments[1]] ?? .exclusive) { section in
+    let block = try section.allocateAnnounced(byteCount: 8)
+    try pool.pend()
+    say("ended")
+    section.announce(block, byteCount: 8)
+  }
+}
+
+private func replaceName(_ number: UInt64, in pool: Pool) throws {
+  typealias Names = PersistentDictionary<UInt64, PersistentString>
+  let names = try pool.root("names", of: Names.self)!
+  try pool.section(.concurrent) { section in
+    try names.value.remove(number, in: &section)
+    let text = try PersistentString("\(number)", in: &section)
+    try names.value.insert(text, forKey: number, in: &section)
+  }
+}
+
+private let waitingThread = Atomic<Int32>(0)
+
+/// Whether a thread of this process sleeps.
+private func isAsleep(_ thread: Int32) -> Bool {
+  guard let file = fopen("/proc/self/task/\(thread)/stat", "r") else { return false }
+  defer { fclose(file) }
+  var line = [CChar](repeating: 0, count: 256)
+  guard fgets(&line, 256, file) != nil else { return false }
+  let text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  return text.split(separator: ")").last?.hasPrefix(" S") ?? false
+}
+
+/// A thread that is cancelled while it waits for another one's section.
+func waitInGate(_ arguments: [String]) throws {
+  var options = Pool.Options()
+  options.engine.audit = false
+  let pool = try Pool.create(arguments[0], byteCount: 4 << 20, options: options)
+  try pool.section(.concurrent) { _ in }
+  for kind in [SectionKind.concurrent, .exclusive] {
+    try pool.pstart(kind)
+    let context = Unmanaged.passRetained(pool).toOpaque()
+    var thread = pthread_t()
+    pthread_create(
+      &thread, nil,
+      { context in
+        let pool = Unmanaged<Pool>.fromOpaque(context!).takeUnretainedValue()
+        waitingThread.store(
+          function("gettid", as: (@convention(c) () -> Int32).self)(), ordering: .releasing)
+        try? pool.pstart()
+        pthread_testcancel()
+        return nil
+      }, context)
+    // It waits for the gate, or, with the gate closed, for the lane.
+    while waitingThread.load(ordering: .acquiring) == 0 {}
+    var looks = 0
+    while looks < 100 { looks += isAsleep(waitingThread.load(ordering: .acquiring)) ? 1 : 0 }
+    pthread_cancel(thread)
+    try pool.pend()
+    var result: UnsafeMutableRawPointer?
+    pthread_join(thread, &result)
+    waitingThread.store(0, ordering: .relaxed)
+    say("cancelled \(result == UnsafeMutableRawPointer(bitPattern: -1))")
+    // The section that it had open by then is over.
+    try pool.section { section in _ = try pool.root("n", in: &section) { 1 } }
+  }
+  say("open")
+}
 
 private enum Lanes {
   static let threads = 4

@@ -138,8 +138,57 @@ import Testing
     #expect(recovered.bytes[0] == 9)
   }
 
-  @Test(arguments: [SectionKind.concurrent, .exclusive])
-  func aLockTakenBothWaysAroundOtherSectionsIsNamed(_ kind: SectionKind) throws {
+  /// What one section of a group changes in the heap no other one sees half done.
+  @Test func whoLooksAtTheHeapInAGroupWaitsForWhoChangesIt() throws {
+    let pool = try EnginePool(announces: true)
+    let engine = pool.engine
+    let (isOpen, isLocked, isTried) = (Event(), Event(), Event())
+    let steps: [@Sendable () throws -> Void] = [
+      { try engine.willWrite(engine.base, byteCount: 8) },
+      { try engine.closeSection() },
+    ]
+    run(threads: 2) { thread in
+      attempt {
+        try engine.openSection(.group)
+        if thread == 0 {
+          isOpen.wait()
+          for _ in steps {
+            try engine.withHeapLock { () throws(PoolError) in
+              isLocked.signal()
+              if isTried.wait(milliseconds: 200) { fatalError("nobody waited") }
+            }
+            isTried.wait()
+          }
+          return try engine.closeSection()
+        }
+        let address = engine.base + EnginePool.announcedBytes.lowerBound
+        address.storeBytes(of: 7, as: UInt64.self)
+        engine.announcedOfThisThread.announce(address, byteCount: 8)
+        isOpen.signal()
+        for (index, step) in steps.enumerated() {
+          isLocked.wait()
+          // The last one returns when the group is over.
+          guard index < steps.count - 1 else {
+            KillPoint.pause(at: .groupMerged) { isTried.signal() }
+            return try step()
+          }
+          try step()
+          isTried.signal()
+        }
+      }
+    }
+    let recovered = try RecoveredImage(FileBytes.read(pool.path), in: pool.directory)
+    #expect(recovered.bytes[EnginePool.announcedBytes.lowerBound] == 7)
+  }
+
+  @Test(
+    arguments: [SectionKind.concurrent, .exclusive],
+    [SectionKind.exclusive, .group, .concurrent])
+  func aLockTakenBothWaysAroundOtherSectionsIsNamed(
+    _ kind: SectionKind, _ waiting: SectionKind
+  ) throws {
+    // Two concurrent sections wait for nothing.
+    guard kind != .concurrent || waiting != .concurrent else { return }
     let pool = try EnginePool(announces: true, deadlockSeconds: 1)
     let engine = pool.engine
     let (lock, isOpen, isLocked) = (Lock(), Event(), Event())
@@ -151,7 +200,7 @@ import Testing
           isLocked.signal()
           isOpen.wait()
           do {
-            try engine.openSection(.exclusive)
+            try engine.openSection(waiting)
           } catch PoolError.sectionsDeadlocked(let reason) {
             text.withLock { $0 = reason }
           }

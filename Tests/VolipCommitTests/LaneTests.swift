@@ -299,6 +299,110 @@ import Testing
     #expect(address.load(as: UInt64.self) == 2)
   }
 
+  /// A thread says what was next, sleeps, and draws after others have committed: the cut of a
+  /// rollback is behind them all the same.
+  @Test func aRollbackNeverBringsBackWhatIsOlderThanAnAcknowledgedSection() throws {
+    let pool = try Self.pool()
+    let engine = pool.engine
+    let address = engine.base + EnginePool.announcedBytes.lowerBound
+    @Sendable func set(_ value: UInt64, at word: Int = 0) {
+      let address = engine.base + EnginePool.announcedBytes.lowerBound
+      address.storeBytes(of: value, toByteOffset: word * 8, as: UInt64.self)
+      engine.announcedOfThisThread.announce(address + word * 8, byteCount: 8)
+    }
+    let (hasLoaded, goesOn, isOver) = (Event(), Event(), Event())
+    run(threads: 2) { thread in
+      attempt {
+        if thread == 0 {
+          try engine.openSection(.concurrent)
+          set(5, at: 100)
+          KillPoint.pause(at: .laneDrawing) {
+            hasLoaded.signal()
+            goesOn.wait()
+            KillPoint.pause(at: .laneStored) { isOver.wait() }
+          }
+          return try engine.closeSection()
+        }
+        hasLoaded.wait()
+        try engine.openSection(.concurrent)
+        set(1)
+        try engine.closeSection()
+        try engine.openSection(.concurrent)
+        set(7)
+        KillPoint.pause(at: .laneWaited) {
+          goesOn.signal()
+          while engine.lanes.all.allSatisfy({ $0.pendingLsn.load(ordering: .acquiring) == .max }) {
+            sched_yield()
+          }
+        }
+        try engine.abortSection()
+        isOver.signal()
+      }
+    }
+    #expect(address.load(as: UInt64.self) == 1)
+    let recovered = try RecoveredImage(FileBytes.read(pool.path), in: pool.directory)
+    #expect(recovered.bytes == pool.current)
+  }
+
+  /// Its fence fails while the section waits: nobody builds on what it left in memory.
+  @Test(arguments: [SectionKind.exclusive, .announced, .group])
+  func aSectionThatWaitedForALaneThatFailedIsRefused(_ kind: SectionKind) throws {
+    final class Failure: PersistenceObserver, @unchecked Sendable {
+      let beforeFence = Mutex<(@Sendable () -> Void)?>(nil)
+      func didMap(_ memory: DurableMemory) {}
+      func didStore(_ range: Range<Int>, isCached: Bool) {}
+      func didFlush(_ range: Range<Int>) {}
+      func willFence() throws(PoolError) {
+        let body = beforeFence.withLock { body in
+          defer { body = nil }
+          return body
+        }
+        guard let body else { return }
+        body()
+        throw .system(operation: "msync", errorNumber: EIO)
+      }
+      func didFence() {}
+      func didSetLength(_ bytes: Int) {}
+      func didSyncLength() {}
+    }
+    let failure = Failure()
+    let pool = try PersistenceLaboratory.$observer.withValue(failure) { try Self.pool() }
+    let engine = pool.engine
+    let isStored = Event()
+    run(threads: 2) { thread in
+      attempt {
+        if thread == 0 {
+          try engine.openSection(.concurrent)
+          let address = engine.base + EnginePool.announcedBytes.lowerBound
+          address.storeBytes(of: 5, as: UInt64.self)
+          engine.announcedOfThisThread.announce(address, byteCount: 8)
+          failure.beforeFence.withLock {
+            $0 = {
+              isStored.signal()
+              // The other thread has closed the gate and waits for this section.
+              while !engine.lanes.isClosed.load(ordering: .acquiring) { sched_yield() }
+            }
+          }
+          do {
+            try engine.closeSection()
+            fatalError("committed")
+          } catch PoolError.outcomeUnknown {}
+          return
+        }
+        isStored.wait()
+        do {
+          try engine.openSection(kind)
+          fatalError("opened")
+        } catch PoolError.poisoned {}
+      }
+    }
+    #expect(throws: (any Error).self) { try engine.openSection() }
+    // The record is there, and close has not said that it does not count.
+    try engine.close()
+    let recovered = try RecoveredImage(FileBytes.read(pool.path), in: pool.directory)
+    #expect(recovered.bytes[EnginePool.announcedBytes.lowerBound] == 5)
+  }
+
   @Test func aThreadThatEndsInItsSectionRollsItBack() throws {
     let pool = try Self.pool()
     let first = EnginePool.announcedBytes.lowerBound

@@ -113,16 +113,18 @@ private func rate(
   let sum = Mutex((rate: 0.0, failure: String?.none))
   let threads = (0..<each.threads).map { thread in
     BenchThread {
+      var hasStarted = false
       do {
         let numbers = try pool.root("map \(thread)", of: Numbers.self)!
         let map = LaneMap(pool: pool, numbers: numbers, kind: each.kind)
         var workload = Workload(map, keyCount: keyCount, seed: UInt64(thread) + 0x5EED)
         start.wait()
+        hasStarted = true
         let own = try workload.rate(.update(batch: batch), for: duration)
         sum.withLock { $0.rate += own }
       } catch {
         sum.withLock { $0.failure = "\(error)" }
-        start.wait()
+        if !hasStarted { start.wait() }
       }
     }
   }

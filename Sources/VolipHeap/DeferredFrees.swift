@@ -1,5 +1,5 @@
-// DeferredFrees: the list of blocks of other arenas that a lane freed (LaneHeap+Unsafe.swift): not in
-// use, and not to be had before an exclusive section gave them back.
+// DeferredFrees: the list of blocks of other arenas that a lane freed (LaneHeap+Unsafe.swift): not
+// in use, and not to be had before an exclusive section gave them back.
 //
 // The list is a stranger's: it ends where something in it cannot be.
 

@@ -192,13 +192,14 @@ extension AnnouncedHeap {
         guard attempt < Self.looksMax, case .damagedHeap = error, !isRemoved(.laneLooks) else {
           throw error
         }
-        sched_yield()
+        if attempt < Self.looksMax / 10 { sched_yield() } else { usleep(1000) }
       }
     }
     fatalError("unreachable: the last attempt returns or throws")
   }
 
-  /// More changes than a lane makes while others get the processor.
+  /// A second and more: longer than a thread stands between two stores while others have its
+  /// processor.
   private static let looksMax = 1000
 
   /// Until a lane's list is half empty.
@@ -238,7 +239,8 @@ extension Heap {
   /// Whether an eighth of an arena was never used, or a free run is large.
   var hasRoomAhead: Bool {
     let left = table.pageLimit - header.highWater
-    return left >= max(table.pageLimit / 8, 1 << Self.powerAhead) || hasRun(ofPower: Self.powerAhead)
+    return left >= max(table.pageLimit / 8, 1 << Self.powerAhead)
+      || hasRun(ofPower: Self.powerAhead)
   }
 
   /// Whether a block of so many bytes has room for certain.

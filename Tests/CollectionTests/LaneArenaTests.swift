@@ -82,7 +82,7 @@ import VolipMem
     let address = UnsafeRawPointer(block!)
     let arena = try pool.announcedHeap.arena(of: address)
     let page = (address - UnsafeRawPointer(arena.memory.base)) >> 12
-    nonisolated(unsafe) let entry = arena.memory.address(Int(arena.table.offset(ofEntry: page)) - arena.arenaPage! << 12)
+    nonisolated(unsafe) let entry = arena.memory.address(Int(arena.table.offset(ofEntry: page)))
       .assumingMemoryBound(to: UInt64.self)
     let whole = entry.pointee
     let usable = try arena.usableBytes(address)
@@ -91,16 +91,17 @@ import VolipMem
       while !isOver.wait(milliseconds: 0) {
         for _ in 0..<1000 {
           entry.pointee = whole ^ 1 << 40
-          sched_yield()
           entry.pointee = whole
         }
       }
     }
+    defer {
+      isOver.signal()
+      changes.join()
+    }
     for _ in 0..<20_000 {
       #expect(try pool.announcedHeap.usableBytesBesideOthers(address) == usable)
     }
-    isOver.signal()
-    changes.join()
   }
 
   @Test func aFullPoolIsSaidToBeFullAndLetsSectionsOpenThatAllocateNothing() throws {
@@ -212,12 +213,16 @@ import VolipMem
     }
   }
 
-  /// What waits for the gate or for lanes waits in calls that cancel a thread, with the gate in hand.
+  /// What waits for the gate or for lanes waits in calls that cancel a thread, with the gate in
+  /// hand.
   @Test func aThreadThatIsCancelledInPstartLeavesNoGateClosed() async throws {
     let directory = TemporaryDirectory()
     let outcome = try await Helper.runPath(
       "/usr/bin/timeout",
-      ["60", Helper.productDirectory + "/volip-test-helper", "wait-in-gate", directory.file("pool")])
+      [
+        "60", Helper.productDirectory + "/volip-test-helper", "wait-in-gate",
+        directory.file("pool"),
+      ])
     #expect(outcome.output == "cancelled true\ncancelled true\nopen\n", "\(outcome)")
   }
 }

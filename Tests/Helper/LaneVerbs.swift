@@ -25,7 +25,8 @@ func leaveLanes(_ arguments: [String]) throws {
   }
   try pool.section { section in
     for number in 0..<100 as Range<UInt64> {
-      try names.value.insert(try PersistentString("first", in: &section), forKey: number, in: &section)
+      try names.value.insert(
+        try PersistentString("first", in: &section), forKey: number, in: &section)
     }
   }
   // So that the lanes get arenas before.

@@ -16,7 +16,8 @@ import VolipMem
   private func pool(_ name: String, sections: Int) async throws -> (path: String, blocks: Int) {
     let path = directory.file(name)
     let outcome = try await Helper.run(
-      "volip-test-helper", ["leave-lanes", path, "\(sections)"], environment: ["SWIFT_BACKTRACE": "enable=no"])
+      "volip-test-helper", ["leave-lanes", path, "\(sections)"],
+      environment: ["SWIFT_BACKTRACE": "enable=no"])
     let words = outcome.output.split(whereSeparator: { $0 == " " || $0 == "\n" })
     try #require(words.count == 2 && words[1] == "true", "\(outcome)")
     return (path, try #require(Int(words[0])))

@@ -1,5 +1,6 @@
 import CVolipWriteSet
 import Glibc
+import Synchronization
 import TestSupport
 import Testing
 import VolipMem
@@ -86,20 +87,21 @@ import VolipMem
       .assumingMemoryBound(to: UInt64.self)
     let whole = entry.pointee
     let usable = try arena.usableBytes(address)
-    let isOver = Event()
+    let rounds = Atomic(0)
+    let isOver = Atomic(false)
     let changes = BackgroundThread {
-      while !isOver.wait(milliseconds: 0) {
-        for _ in 0..<1000 {
-          entry.pointee = whole ^ 1 << 40
-          entry.pointee = whole
-        }
+      while !isOver.load(ordering: .relaxed) {
+        entry.pointee = whole ^ 1 << 40
+        for _ in 0..<50 { _ = rounds.load(ordering: .relaxed) }
+        entry.pointee = whole
+        for _ in 0..<50 { rounds.add(1, ordering: .relaxed) }
       }
     }
     defer {
-      isOver.signal()
+      isOver.store(true, ordering: .relaxed)
       changes.join()
     }
-    for _ in 0..<20_000 {
+    while rounds.load(ordering: .relaxed) < 1_000_000 {
       #expect(try pool.announcedHeap.usableBytesBesideOthers(address) == usable)
     }
   }

@@ -38,6 +38,7 @@ final class Recorder: PersistenceObserver {
     var beforeFence: (@Sendable () -> Void)?
   }
   private let state = Mutex(State())
+  private let owner = pthread_self()
 
   init() {}
 
@@ -61,7 +62,9 @@ final class Recorder: PersistenceObserver {
 
   func forgetBeforeNextFence() { state.withLock { $0.beforeFence = nil } }
 
-  private static var thread: UInt { UInt(pthread_self()) }
+  /// 0 for the thread that made the recorder, 1 for the one that a workload has beside it: what the
+  /// system calls them is another every time.
+  private var thread: UInt { pthread_self() == owner ? 0 : 1 }
 
   /// Lets the fence after `count` more fail.
   func failFence(after count: Int) { state.withLock { $0.fencesUntilFailure = count } }
@@ -97,11 +100,11 @@ final class Recorder: PersistenceObserver {
       state.trace.content.append(
         contentsOf: UnsafeRawBufferPointer(start: start, count: range.count))
       state.trace.events.append(
-        .store(range, content: content, isCached: isCached, thread: Self.thread))
+        .store(range, content: content, isCached: isCached, thread: thread))
     }
   }
 
-  func didFlush(_ range: Range<Int>) { _ = note(.flush(range, thread: Self.thread)) }
+  func didFlush(_ range: Range<Int>) { _ = note(.flush(range, thread: thread)) }
 
   func willFence() throws(PoolError) {
     let body = state.withLock { state in
@@ -112,14 +115,14 @@ final class Recorder: PersistenceObserver {
     let isFailing = state.withLock { state in
       state.fencesUntilFailure -= 1
       if state.fencesUntilFailure == 0 {
-        state.trace.events.append(.failedFence(thread: Self.thread))
+        state.trace.events.append(.failedFence(thread: thread))
       }
       return state.fencesUntilFailure == 0
     }
     if isFailing { throw .system(operation: "msync", errorNumber: 5) }
   }
 
-  func didFence() { _ = note(.fence(thread: Self.thread)) }
+  func didFence() { _ = note(.fence(thread: thread)) }
   func didSetLength(_ bytes: Int) {
     state.withLock {
       $0.trace.lengthMax = max($0.trace.lengthMax, bytes)

@@ -99,7 +99,7 @@ extension Workload {
             try pool.section(.group) { section in
               words[value.0] = value.1
               lab.scatter(1, in: array, 0...99, &section)
-              joined.signal()
+              KillPoint.pause(at: .groupMerged) { joined.signal() }
             }
           } does: {
             joined.wait()

@@ -23,8 +23,12 @@ SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift
 SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; fflush()} \
   END {print summary}'
 
+# The system's, where another one in the path has no matplotlib.
+PICTURE_PYTHON = $$(python3 -c 'import matplotlib' 2> /dev/null && echo python3 || \
+  echo /usr/bin/python3)
+
 PEER_ARGUMENTS ?=
-.PHONY: demo-memcached test-peers bench-memcached
+.PHONY: demo-memcached test-peers bench-memcached bench-wrapped
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
 .PHONY: documentation test-threads test-tsan fuzz install man
@@ -41,7 +45,9 @@ build: dependencies ## Debug build of everything
 release: dependencies ## Release build of libraries and programs
 	$(SWIFT) build -c release
 
-install: release ## Command, C library and headers to PREFIX=/usr/local, below DESTDIR
+install: dependencies ## Command, C library and headers to PREFIX=/usr/local, below DESTDIR
+	for product in volip VolipC VolipPreload VolipWrap; do \
+	  $(SWIFT) build -c release --product $$product || exit 1; done
 	@DESTDIR='$(DESTDIR)' Scripts/install.sh '$(BUILD)' '$(PREFIX)'
 
 demo: dependencies ## Kills a virtual machine 50 times and looks whether its hash map lost anything
@@ -60,6 +66,7 @@ test-peers: release ## Kyoto Cabinet, LMDB and SQLite under failure-atomic msync
 	@Scripts/test-peers.py $(PEER_ARGUMENTS)
 
 test: build release lint ## Both builds, lint and all tests
+	-@Scripts/dependencies.sh memcached && Scripts/dependencies.sh peers
 	@set -o pipefail; $(SWIFT) test --skip-build --disable-xctest 2>&1 | $(SUMMARY_LAST)
 
 test-quick: build ## Tests without those that kill processes: under a minute
@@ -114,7 +121,13 @@ bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--qu
 
 bench-memcached: release ## memcached with commits every 0.1 to 100 ms, natively and wrapped
 	@Scripts/dependencies.sh memcached
-	@Benchmarks/Memcached/bench.py $(BENCH_ARGUMENTS)
+	@Scripts/dependencies.sh bench
+	@$(PICTURE_PYTHON) Benchmarks/Memcached/bench.py $(BENCH_ARGUMENTS)
+
+bench-wrapped: release ## Commits of epochs, recovery of a full memcached, Kyoto Cabinet's commits
+	@Scripts/dependencies.sh memcached
+	@Scripts/dependencies.sh peers
+	@Benchmarks/Wrapped/wrapped.py $(BENCH_ARGUMENTS)
 
 documentation: build ## The documentation for a browser, in .build/documentation
 	@Scripts/documentation.sh

@@ -89,7 +89,9 @@ let package = Package(
     // The same with pools, which need the Swift runtime: in it, and seen by nobody else.
     .target(
       name: "CVolipWrap", dependencies: ["CVolipEnter"], path: "CSupport/CVolipWrap",
-      exclude: ["symbols.map"], cSettings: cSettings,
+      exclude: ["symbols.map"],
+      // A thread that is cancelled in a wait leaves it as one that returns.
+      cSettings: cSettings + [.unsafeFlags(["-fexceptions"])],
       linkerSettings: [
         .unsafeFlags([
           "-static-stdlib", "-Xlinker", "--exclude-libs=ALL",

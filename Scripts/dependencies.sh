@@ -21,12 +21,14 @@ if [ "${1:-}" = bench ]; then # what is measured beside us
 fi
 if [ "${1:-}" = memcached ]; then # what is wrapped
   command -v memcached > /dev/null || missing+=(memcached)
+  [ -d /usr/lib/python3/dist-packages/pymemcache ] || missing+=(python3-pymemcache)
 fi
 if [ "${1:-}" = peers ]; then # what is killed
   command -v kchashtest > /dev/null || missing+=(kyotocabinet-utils)
   command -v mdb_dump > /dev/null || missing+=(lmdb-utils)
   command -v sqlite3 > /dev/null || missing+=(sqlite3)
   has_library lmdb || missing+=(liblmdb-dev)
+  has_library kyotocabinet || missing+=(libkyotocabinet-dev)
 fi
 command -v git > /dev/null || missing+=(git) # the package manager fetches packages with it
 

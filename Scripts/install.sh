@@ -4,7 +4,6 @@
 #   bin/volip                     the command
 #   lib/libvolip.so.VERSION       for C and C++, with the links that loader and linker want
 #   lib/libVolip{Preload,Wrap}.so what `volip run` preloads; it looks for them in ../lib
-#   lib/libVolipWrap.so           the same for programs whose files become pools
 #   lib/pkgconfig/volip.pc
 #   include/volip.h, volip.hpp
 #   share/man, share/*            pages and completions, if `make man` made them
@@ -30,7 +29,6 @@ for preloaded in libVolipPreload.so libVolipWrap.so; do
   install -m 755 "$build/$preloaded" "$root/lib/$preloaded"
   strip --strip-unneeded "$root/lib/$preloaded"
 done
-install -m 755 "$build/libVolipWrap.so" "$root/lib/libVolipWrap.so"
 install -m 644 "$headers/volip.h" "$headers/volip.hpp" "$root/include"
 cat > "$root/lib/pkgconfig/volip.pc" << PC
 prefix=$prefix

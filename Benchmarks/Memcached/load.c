@@ -1,9 +1,11 @@
 // load SOCKET fill|run [options]: a closed loop of memcached's text protocol on a unix socket.
 //
-//   --keys N  --depth N  --seconds X  --sets PERCENT  --zipf THETA (0: uniform)  --seed N
+//   --keys N  --bytes N (of a value)  --depth N  --seconds X  --sets PERCENT  --seed N
+//   --zipf THETA (0: uniform)
 //
-// One thread, one connection, `depth` requests ahead of their answers. Prints operations a second
-// and the median and 99th percentile of the time between a request and its answer, microseconds.
+// One thread, one connection, `depth` requests ahead of their answers. Prints operations a second,
+// the median and 99th percentile of the time between a request and its answer in microseconds, and
+// how many requests were refused.
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdbool.h>
@@ -16,15 +18,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#define VALUE_BYTES 100
+#define VALUE_BYTES_MAX 4000
 #define BUCKETS 4096  // of latencies: 64 for each power of two nanoseconds
 
 static struct {
   const char *socket;
   uint64_t keys, seed;
-  int depth, sets;
+  int depth, sets, bytes;
   double seconds, zipf;
-} options = {.keys = 500000, .seed = 1, .depth = 1, .sets = 100, .seconds = 5, .zipf = 0.99};
+} options = {.keys = 500000, .seed = 1, .depth = 1, .sets = 100, .bytes = 100, .seconds = 5,
+             .zipf = 0.99};
 
 static uint64_t random_state;
 
@@ -130,10 +133,16 @@ static char *read_line(void) {
   }
 }
 
+static uint64_t refused;  // "out of memory": nothing could be evicted at once
+
 static void read_answer(void) {
   char *line = read_line();
   if (strncmp(line, "STORED", 6) == 0 || strncmp(line, "END", 3) == 0)
     return;
+  if (strncmp(line, "SERVER_ERROR out of memory", 26) == 0) {
+    refused++;
+    return;
+  }
   if (strncmp(line, "VALUE", 5) != 0) {
     fprintf(stderr, "answer: %s\n", line);
     exit(1);
@@ -144,24 +153,30 @@ static void read_answer(void) {
 static size_t request(char *text, uint64_t key, bool sets) {
   if (!sets)
     return (size_t)sprintf(text, "get key-%lu\r\n", key);
-  int head = sprintf(text, "set key-%lu 0 0 %d\r\n", key, VALUE_BYTES);
-  memset(text + head, 'a' + (int)(next_random() % 26), VALUE_BYTES);
-  memcpy(text + head + VALUE_BYTES, "\r\n", 2);
-  return (size_t)head + VALUE_BYTES + 2;
+  int head = sprintf(text, "set key-%lu 0 0 %d\r\n", key, options.bytes);
+  memset(text + head, 'a' + (int)(next_random() % 26), (size_t)options.bytes);
+  memcpy(text + head + options.bytes, "\r\n", 2);
+  return (size_t)(head + options.bytes + 2);
 }
 
+#define FILL_DEPTH 64
+
 static void fill(void) {
-  char text[256];
-  for (uint64_t key = 0, answered = 0; answered < options.keys; answered++) {
-    for (; key < options.keys && key < answered + 64; key++)
-      send_all(text, request(text, key, true));
-    read_answer();
+  static char text[FILL_DEPTH * (VALUE_BYTES_MAX + 100)];
+  for (uint64_t key = 0; key < options.keys;) {
+    size_t bytes = 0;
+    uint64_t first = key;
+    for (; key < options.keys && key < first + FILL_DEPTH; key++)
+      bytes += request(text + bytes, key, true);
+    send_all(text, bytes);
+    for (; first < key; first++)
+      read_answer();
   }
 }
 
 // Requests go out together and are answered in their order, so that each batch is one write.
 static void run(void) {
-  static char text[1 << 16];
+  static char text[256 * (VALUE_BYTES_MAX + 100)];
   uint64_t sent[256], start = now(), end = start + (uint64_t)(options.seconds * 1e9), count = 0;
   uint64_t head = 0, tail = 0, time = start;
   while (time < end) {
@@ -180,7 +195,8 @@ static void run(void) {
     } while (tail < head && memchr(input + input_start, '\n', input_end - input_start) != NULL);
   }
   double seconds = (double)(time - start) / 1e9;
-  printf("%.0f %.1f %.1f\n", (double)count / seconds, percentile(0.5), percentile(0.99));
+  printf("%.0f %.1f %.1f %lu\n", (double)count / seconds, percentile(0.5), percentile(0.99),
+         refused);
 }
 
 int main(int count, char **arguments) {
@@ -191,6 +207,8 @@ int main(int count, char **arguments) {
       options.keys = strtoul(value, NULL, 10);
     else if (strcmp(name, "--depth") == 0)
       options.depth = atoi(value);
+    else if (strcmp(name, "--bytes") == 0)
+      options.bytes = atoi(value);
     else if (strcmp(name, "--seconds") == 0)
       options.seconds = atof(value);
     else if (strcmp(name, "--sets") == 0)
@@ -202,7 +220,8 @@ int main(int count, char **arguments) {
     else
       return 64;
   }
-  if (options.depth < 1 || options.depth > 200)
+  if (options.depth < 1 || options.depth > 200 || options.bytes < 0 ||
+      options.bytes > VALUE_BYTES_MAX)
     return 64;
   random_state = options.seed;
   connection = open_connection();

@@ -349,13 +349,10 @@ void companion_avoid(struct vcpu *vcpu, bool avoids) {
 }
 
 void companion_report(void) {
-  uint64_t exits = 0;
-  for (const struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
-    exits += atomic_load(&vcpu->exits);
   const struct {
     const char *name;
     uint64_t count;
-  } counts[] = {{"exits ", exits},
+  } counts[] = {{"exits ", cvm_all_exits()},
                 {", calls without exit ", companion.served},
                 {", declined ", companion.declined},
                 {", withdrawn ", companion.withdrawn},

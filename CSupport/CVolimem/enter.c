@@ -64,4 +64,11 @@ uint64_t cvm_exits(void) {
   return cvm_this_vcpu != NULL ? atomic_load(&cvm_this_vcpu->exits) : 0;
 }
 
+uint64_t cvm_all_exits(void) {
+  uint64_t exits = 0;
+  for (const struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
+    exits += atomic_load(&vcpu->exits);
+  return exits;
+}
+
 void cvm_exit_once(void) { RAW(OWN_CALL_EXIT); }

@@ -257,6 +257,12 @@ static ssize_t copy_into(int from, off_t *from_offset, int to, off_t *to_offset,
     return count;
   ssize_t done = to_offset != NULL ? pwrite(to, piece, (size_t)count, *to_offset)
                                    : write(to, piece, (size_t)count);
+  ssize_t rest = count - (done > 0 ? done : 0);
+  if (from_offset == NULL && rest > 0) {  // it was read, and is not there
+    int saved = errno;
+    lseek(from, -rest, SEEK_CUR);
+    errno = saved;
+  }
   if (done > 0 && from_offset != NULL)
     *from_offset += done;
   if (done > 0 && to_offset != NULL)
@@ -320,8 +326,9 @@ static int allocate(struct wrap_file *file, int mode, uint64_t offset, uint64_t 
   bool zeroes = (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0;
   if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
     return EOPNOTSUPP;
-  if (zeroes && offset < length)
-    memset(file->pool.base + offset, 0, (end < length ? end : length) - offset);
+  int error = zeroes ? file_zero(file, offset, end < length ? end : length) : 0;
+  if (error != 0)
+    return error;
   return end > length && !(mode & FALLOC_FL_KEEP_SIZE) ? file_set_length(file, end) : 0;
 }
 

@@ -77,18 +77,21 @@ bool descriptor_is_ours(int descriptor) {
   return is_number(descriptor) && file_numbers[descriptor] == OURS && wrap_self.inside == 0;
 }
 
-int descriptor_keep(int descriptor) {
-  if (descriptor < 0)
-    return descriptor;
+// A duplicate where programs have none; -1 if there is no place.
+static int duplicate(int descriptor) {
   struct rlimit limit = {1024, 1024};
   getrlimit(RLIMIT_NOFILE, &limit);
   int lowest = limit.rlim_cur < 8192 ? (int)(limit.rlim_cur / 4 * 3) : 4096;
-  int moved = REAL(fcntl)(descriptor, F_DUPFD_CLOEXEC, lowest);
+  int other = REAL(fcntl)(descriptor, F_DUPFD_CLOEXEC, lowest);
+  descriptor_claim(other);
+  return other;
+}
+
+int descriptor_keep(int descriptor) {
+  int moved = descriptor >= 0 ? duplicate(descriptor) : -1;
   if (moved < 0)
     return descriptor;
   REAL(close)(descriptor);
-  if (is_number(moved))
-    file_numbers[moved] = OURS;
   return moved;
 }
 
@@ -198,13 +201,20 @@ static void read_patterns(const char *variable, enum wrap_commit commit) {
 
 // Life
 
-static void open_pool(struct wrap_file *file, int descriptor, uint64_t length, bool is_new,
-                      const char *pool, int *error) {
+// A duplicate of the program's own where that may write: who opens a file anew and closes one of
+// its descriptors takes the process's locks on it away.
+static int open_carrier(int descriptor) {
+  if ((REAL(fcntl)(descriptor, F_GETFL) & O_ACCMODE) == O_RDWR)
+    return duplicate(descriptor);
   char own[64];
   snprintf(own, sizeof own, "/proc/self/fd/%d", descriptor);
-  file->carrier = descriptor_keep(REAL(open)(own, O_RDWR | O_CLOEXEC));
-  if (file->carrier < 0)
-    file->carrier = descriptor_keep(REAL(open)(own, O_RDONLY | O_CLOEXEC));
+  int opened = REAL(open)(own, O_RDWR | O_CLOEXEC);
+  return descriptor_keep(opened >= 0 ? opened : REAL(open)(own, O_RDONLY | O_CLOEXEC));
+}
+
+static void open_pool(struct wrap_file *file, int descriptor, uint64_t length, bool is_new,
+                      const char *pool, int *error) {
+  file->carrier = open_carrier(descriptor);
   *error = file->carrier < 0 ? errno
                              : volip_wrapped_open(pool, file->carrier, length, is_new, &file->pool);
   if (*error != 0) {
@@ -215,6 +225,7 @@ static void open_pool(struct wrap_file *file, int descriptor, uint64_t length, b
   // What the pool says counts: a crash may have come between the two.
   if (*file->pool.length != length && ftruncate(file->carrier, (off_t)*file->pool.length) != 0)
     wrap_say("%s: its length is not that of its pool", file->path);
+  statistics_share();
   atomic_store(&file->is_open, true);
   if (file->commit == COMMIT_BY_EPOCH)
     gate_use();
@@ -376,25 +387,41 @@ struct wrap_file *file_at(const void *address) {
   return NULL;
 }
 
-void file_commit(struct wrap_file *file) {
+// Returns lines that changed.
+static uint64_t commit_pool(struct wrap_file *file) {
   uint64_t pages = 0, lines = 0;
   wrap_enter();
   if (volip_wrapped_commit(file->pool.handle, &pages, &lines) != 0)
     wrap_stop("%s: what was written could not be committed", file->path);
   wrap_leave();
-  gate_count(pages, lines);
+  statistics_note_pages(pages, lines);
+  return lines;
 }
 
-void files_commit(bool all) {
+void file_commit(struct wrap_file *file) {
+  uint64_t start = wrap_now();
+  uint64_t lines = commit_pool(file);
+  statistics_note_commit(wrap_now() - start, lines == 0);
+}
+
+void files_commit(void) {
+  uint64_t start = wrap_now(), lines = 0;
   for (int i = 0; i < WRAP_FILES_MAX; i++)
-    if (atomic_load(&wrap_files[i].is_open) &&
-        (all || wrap_files[i].commit == COMMIT_BY_EPOCH))
-      file_commit(&wrap_files[i]);
+    if (atomic_load(&wrap_files[i].is_open) && wrap_files[i].commit == COMMIT_BY_EPOCH)
+      lines += commit_pool(&wrap_files[i]);
+  statistics_note_commit(wrap_now() - start, lines == 0);
 }
 
 int file_watch(struct wrap_file *file, uint64_t end) {
   wrap_enter();
   int error = volip_wrapped_watch(file->pool.handle, end);
+  wrap_leave();
+  return error;
+}
+
+int file_zero(struct wrap_file *file, uint64_t start, uint64_t end) {
+  wrap_enter();
+  int error = start < end ? volip_wrapped_zero(file->pool.handle, start, end) : 0;
   wrap_leave();
   return error;
 }
@@ -410,11 +437,9 @@ int file_set_length(struct wrap_file *file, uint64_t length) {
     return error;
   if (REAL(ftruncate)(file->carrier, (off_t)length) != 0)
     return errno;
-  uint64_t before = *file->pool.length;
-  if (length < before)
-    memset(file->pool.base + length, 0, before - length);
+  error = file_zero(file, length, *file->pool.length);
   *file->pool.length = length;
-  return 0;
+  return error;
 }
 
 void files_close_all(void) {

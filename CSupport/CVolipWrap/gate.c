@@ -36,8 +36,6 @@
 #define SILENCE_TIME 5000000 // without an epoch, before a line says so
 #define SILENCE_PAUSE 60000000
 
-#define BUCKETS 24           // of commit times: powers of two microseconds
-
 _Atomic bool gate_is_used;
 static _Atomic uint32_t state = 1;  // the first thread runs
 static _Atomic uint32_t turn;       // raised when the gate opens: a futex
@@ -49,6 +47,7 @@ static _Atomic bool has_run;        // somebody ran since the last epoch
 static _Atomic bool is_hurried;
 static _Atomic uint32_t is_awake;   // the clock: a futex
 static _Atomic uint32_t calls;      // of the clock, which may sleep until an epoch is due: a futex
+static _Atomic uint64_t epochs;
 static _Atomic uint64_t skips_in_a_row;
 static _Atomic uint64_t complain_from;  // when a line is due that says that no epoch is
 static _Atomic bool is_started;     // the clock
@@ -58,11 +57,6 @@ static struct {
   uint64_t period;  // microseconds; 0: at each wait
   uint64_t calls;
 } every = {1000, 0};
-
-static struct {
-  _Atomic uint64_t epochs, empty, skipped, pages, lines, microseconds;
-  _Atomic uint64_t buckets[BUCKETS];
-} statistics;
 
 static long futex(_Atomic uint32_t *word, int operation, uint32_t value, uint64_t microseconds) {
   struct timespec limit = {(time_t)(microseconds / 1000000),
@@ -98,16 +92,6 @@ static bool is_due(void) {
 
 // What is left when the last thread has begun to wait, and nobody will count any more.
 static uint64_t clock_period(void) { return every.period != 0 ? every.period : 1000; }
-
-static void note(uint64_t microseconds, bool is_empty) {
-  atomic_fetch_add(&statistics.epochs, 1);
-  atomic_fetch_add(&statistics.empty, is_empty);
-  atomic_fetch_add(&statistics.microseconds, microseconds);
-  int bucket = 0;
-  while (bucket < BUCKETS - 1 && microseconds >> bucket > 1)
-    bucket++;
-  atomic_fetch_add(&statistics.buckets[bucket], 1);
-}
 
 // No epoch for long: nobody else would say so.
 static void complain(uint64_t now) {
@@ -161,22 +145,14 @@ static void commit(void) {
   atomic_store(&is_hurried, false);
   atomic_store(&has_run, false);
   atomic_store(&skips_in_a_row, 0);
-  uint64_t start = wrap_now();
-  uint64_t lines = statistics.lines;
-  files_commit(false);
-  uint64_t end = wrap_now();
-  note(end - start, statistics.lines == lines);
-  atomic_store(&due_at, end + clock_period());
+  files_commit();
+  atomic_fetch_add(&epochs, 1);
+  atomic_store(&due_at, wrap_now() + clock_period());
   atomic_store(&complain_from, 0);
   open_gate();
   output_release(mark);
   if (output_waits())
     call_clock();
-}
-
-void gate_count(uint64_t pages, uint64_t lines) {
-  atomic_fetch_add(&statistics.pages, pages);
-  atomic_fetch_add(&statistics.lines, lines);
 }
 
 static bool try_commit(void) {
@@ -199,7 +175,7 @@ static void skip(void) {
     if (!(before & CLOSED) || (before & COMMITTING) || COUNT(before) == 0)
       return;
   } while (!atomic_compare_exchange_weak(&state, &before, before & ~CLOSED));
-  atomic_fetch_add(&statistics.skipped, 1);
+  statistics_note_skip();
   uint64_t row = atomic_fetch_add(&skips_in_a_row, 1);
   if (row == 0)
     atomic_store(&complain_from, wrap_now() + SILENCE_TIME);
@@ -325,14 +301,14 @@ bool gate_commit_last(void) {
   wrap_enter();
   bool was_running = wrap_self.is_counted && wrap_self.state == RUNNING;
   uint64_t limit = wrap_now() + LAST_TIME;
-  uint64_t before = atomic_load(&statistics.epochs);
+  uint64_t before = atomic_load(&epochs);
   bool is_done = false, is_over = false;
   if (was_running)
     atomic_fetch_sub(&state, 1);
   while (!is_done && !is_over) {
     close_gate();
     // While this thread ran no epoch began; so one that is over has what it wrote, whosever it is.
-    is_done = try_commit() || (was_running && atomic_load(&statistics.epochs) != before);
+    is_done = try_commit() || (was_running && atomic_load(&epochs) != before);
     if (!is_done)
       REAL(usleep)(100);
     is_over = !is_done && wrap_now() >= limit && open_uncommitted();
@@ -394,20 +370,4 @@ void gate_use(void) {
     wrap_stop("no thread for the clock of epochs");
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   atomic_store(&gate_is_used, true);
-}
-
-void gate_print_statistics(int descriptor) {
-  char text[1024];
-  int length = snprintf(
-      text, sizeof text,
-      "volip[%d] epochs %lu, empty %lu, skipped %lu, pages %lu, lines %lu, commit_us_mean %lu\n",
-      getpid(), statistics.epochs, statistics.empty, statistics.skipped, statistics.pages,
-      statistics.lines,
-      statistics.epochs != 0 ? statistics.microseconds / statistics.epochs : 0ul);
-  for (int i = 0; i < BUCKETS && length < (int)sizeof text - 64; i++)
-    if (statistics.buckets[i] != 0)
-      length += snprintf(text + length, sizeof text - (size_t)length,
-                         "volip[%d] commits below %lu us: %lu\n", getpid(), 2ul << i,
-                         statistics.buckets[i]);
-  (void)!REAL(write)(descriptor, text, (size_t)length);
 }

@@ -72,22 +72,35 @@ void gate_thread_begins(void);
 void gate_thread_ends(void);
 /// In a forked child, which has one thread and no pools.
 void gate_forget(void);
-void gate_count(uint64_t pages, uint64_t lines);
 /// An epoch for the end of the process, or before a program takes its place: waits for a safe point
 /// for a bounded time. Returns false if there was none.
 bool gate_commit_last(void);
 /// Output is held: an epoch is due as soon as all threads wait.
 void gate_hurry(void);
-void gate_print_statistics(int descriptor);
 
-#define WAIT(released, call)                      \
-  ({                                              \
-    bool is_waiting_ = gate_begin_wait(released); \
-    __typeof__(call) result_ = (call);            \
-    if (is_waiting_)                              \
-      gate_end_wait();                            \
-    result_;                                      \
+static inline void gate_wait_is_over(const bool *is_waiting) {
+  if (*is_waiting)
+    gate_end_wait();
+}
+
+// A thread that is cancelled in the call runs on, too, in what cleans up behind it.
+#define WAIT(released, call)                                                                   \
+  ({                                                                                           \
+    __attribute__((cleanup(gate_wait_is_over))) bool is_waiting_ = gate_begin_wait(released);  \
+    __typeof__(call) result_ = (call);                                                         \
+    result_;                                                                                   \
   })
+
+// Statistics
+
+/// From now on others can read them.
+void statistics_share(void);
+void statistics_forget(void);
+void statistics_note_pages(uint64_t pages, uint64_t lines);
+/// All files of an epoch, or one by a call.
+void statistics_note_commit(uint64_t microseconds, bool is_empty);
+void statistics_note_skip(void);
+void statistics_print(int target);
 
 // Files
 
@@ -114,9 +127,8 @@ struct wrap_file {
 #define WRAP_FILES_MAX 64
 extern struct wrap_file wrap_files[WRAP_FILES_MAX];
 
-/// Commits all pools, those of files that are committed by calls only with `all`. Ends the process
-/// if it fails.
-void files_commit(bool all);
+/// Commits all files under epochs. Ends the process if it fails.
+void files_commit(void);
 void file_commit(struct wrap_file *file);
 /// The wrapped file behind a descriptor, or NULL.
 struct wrap_file *file_of(int descriptor);
@@ -129,7 +141,8 @@ void file_release_mapping(struct wrap_file *file);
 int file_set_length(struct wrap_file *file, uint64_t length);
 /// Lets bytes up to `end` be written; an errno, or 0.
 int file_watch(struct wrap_file *file, uint64_t end);
-bool file_wants_sync(int descriptor);
+/// Makes bytes zero that may be written; an errno, or 0.
+int file_zero(struct wrap_file *file, uint64_t start, uint64_t end);
 void files_start(void);
 /// When a program has ended or is about to be replaced.
 void files_close_all(void);
@@ -187,7 +200,10 @@ int volip_wrapped_open(const char *path, int descriptor, uint64_t length, bool i
                        struct wrap_pool *pool);
 int volip_wrapped_commit(void *handle, uint64_t *pages, uint64_t *lines);
 int volip_wrapped_watch(void *handle, uint64_t bytes);
+int volip_wrapped_zero(void *handle, uint64_t start, uint64_t end);
 void volip_wrapped_close(void *handle);
+/// How often the virtual machine was left.
+uint64_t volip_wrapped_exits(void);
 
 // Text
 

@@ -23,6 +23,7 @@
 #include <string.h>
 
 #define HELD_MAX (8ul << 20)     // bytes of one descriptor
+#define LAST_TIME 5000000ul      // microseconds without a byte sent, at the process's end
 #define DESCRIPTORS (1 << 20)
 #define WAITING_FILES (1 << 20)
 #define PIPE_BYTES 4096ul        // that a pipe which can be written to takes at once
@@ -50,6 +51,7 @@ static struct item *first, **last = &first;
 static uint64_t issued;                   // number of the last item
 static _Atomic uint64_t released;         // items up to this number may go out
 static _Atomic uint64_t queued;           // items in the queue
+static _Atomic uint64_t to_be_sent;       // bytes of them
 
 static struct output {
   size_t bytes;    // in the queue
@@ -86,6 +88,7 @@ static void append(struct item *item) {
   output_of(item->descriptor)->bytes += item->bytes;
   output_of(item->descriptor)->items++;
   atomic_fetch_add(&queued, 1);
+  atomic_fetch_add(&to_be_sent, item->bytes);
   gate_hurry();
 }
 
@@ -145,9 +148,11 @@ static bool go_out(struct item *item) {
       return false;
     if (sent < 0) {
       output_of(item->descriptor)->failure = errno;
+      atomic_fetch_sub(&to_be_sent, bytes);
       return true;
     }
     item->done += (size_t)sent;
+    atomic_fetch_sub(&to_be_sent, (uint64_t)sent);
   } while (item->done < item->bytes);
   return true;
 }
@@ -214,12 +219,21 @@ void output_drain(void) {
   wrap_leave();
 }
 
-// The process ends: what is durable goes out, and whoever reads slowly is waited for.
+// The process ends: what is durable goes out, and whoever reads slowly is waited for, as long as
+// anybody reads.
 void output_finish(void) {
+  uint64_t left = 0, since = 0;
   while (output_waits()) {
     output_drain();
-    if (output_waits())
-      REAL(usleep)(1000);
+    if (atomic_load(&to_be_sent) != left) {
+      left = atomic_load(&to_be_sent);
+      since = wrap_now();
+    } else if (wrap_now() - since > LAST_TIME) {
+      wrap_say("%lu bytes of output were not sent: for %lu s nobody has read any", left,
+               LAST_TIME / 1000000);
+      return;
+    }
+    REAL(usleep)(1000);
   }
 }
 
@@ -345,6 +359,7 @@ void output_forget(void) {
   first = NULL;
   last = &first;
   atomic_store(&queued, 0);
+  atomic_store(&to_be_sent, 0);
   pthread_mutex_init(&queue_lock, NULL);
 }
 

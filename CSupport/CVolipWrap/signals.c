@@ -19,6 +19,8 @@ static bool is_fault(int number, const siginfo_t *information) {
 
 static void call_handler(int number, siginfo_t *information, void *context) {
   struct sigaction handler = handlers[number];
+  if (handler.sa_flags & SA_RESETHAND)
+    REAL(sigaction)(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
   if (handler.sa_flags & SA_SIGINFO)
     handler.sa_sigaction(number, information, context);
   else if (handler.sa_handler != SIG_DFL && handler.sa_handler != SIG_IGN)
@@ -100,6 +102,7 @@ EXPORTED int sigaction(int number, const struct sigaction *restrict action,
       handlers[number] = *action;
       ours.sa_sigaction = on_signal;
       ours.sa_flags |= SA_SIGINFO;
+      ours.sa_flags &= ~(int)SA_RESETHAND;  // when it runs, not when it comes
     }
   }
   int result = REAL(sigaction)(number, action != NULL ? &ours : NULL, &old);
@@ -121,7 +124,7 @@ EXPORTED sighandler_t signal(int number, sighandler_t handler) {
 static void print_statistics(int number, siginfo_t *information, void *context) {
   (void)number, (void)information, (void)context;
   int saved = errno;
-  gate_print_statistics(STDERR_FILENO);
+  statistics_print(STDERR_FILENO);
   errno = saved;
 }
 

@@ -28,6 +28,7 @@ static void begin_child(void) {
   own_process = (pid_t)REAL(syscall)(SYS_getpid);
   descriptors_are_shared();
   gate_forget();
+  statistics_forget();
   threads_forget();
   files_forget();
   mappings_forget();

@@ -94,15 +94,25 @@ EXPORTED int sigtimedwait(const sigset_t *restrict set, siginfo_t *restrict info
   return WAIT(0, REAL(sigtimedwait)(set, information, limit));
 }
 
-EXPORTED int sem_wait(sem_t *semaphore) { return WAIT(0, REAL(sem_wait)(semaphore)); }
+// A semaphore may be a lock: one that is free is taken, and nobody waits.
+static bool must_wait(sem_t *semaphore) {
+  int saved = errno;
+  bool must = sem_trywait(semaphore) != 0;
+  errno = saved;
+  return must;
+}
+
+EXPORTED int sem_wait(sem_t *semaphore) {
+  return must_wait(semaphore) ? WAIT(0, REAL(sem_wait)(semaphore)) : 0;
+}
 
 EXPORTED int sem_timedwait(sem_t *restrict semaphore, const struct timespec *restrict limit) {
-  return WAIT(0, REAL(sem_timedwait)(semaphore, limit));
+  return must_wait(semaphore) ? WAIT(0, REAL(sem_timedwait)(semaphore, limit)) : 0;
 }
 
 EXPORTED int sem_clockwait(sem_t *restrict semaphore, clockid_t clock,
                            const struct timespec *restrict limit) {
-  return WAIT(0, REAL(sem_clockwait)(semaphore, clock, limit));
+  return must_wait(semaphore) ? WAIT(0, REAL(sem_clockwait)(semaphore, clock, limit)) : 0;
 }
 
 EXPORTED int pthread_barrier_wait(pthread_barrier_t *barrier) {

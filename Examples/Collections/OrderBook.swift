@@ -62,20 +62,11 @@ extension OrderBook: Example {
     try order(Int.random(in: 1...100, using: &random), at: price, isBid: isBid, in: &section)
   }
 
-  private static func sum(_ side: borrowing Side) -> Int {
-    var sum = 0
-    side.forEach { _, quantity in
-      sum += quantity
-      return true
-    }
-    return sum
-  }
-
   var contradiction: String? {
     if let bid = bids.first, let ask = asks.first, -bid.key >= ask.key {
       return "a bid at \(-bid.key) and an ask at \(ask.key)"
     }
-    let waiting = Self.sum(bids) + Self.sum(asks)
+    let waiting = bids.values.reduce(0, +) + asks.values.reduce(0, +)
     let totals = totals.value
     return totals.ordered == waiting + 2 * totals.traded ? nil : "\(totals), \(waiting) waiting"
   }

@@ -27,6 +27,9 @@ struct MemcachedDemo: ParsableCommand {
   @Option(help: "memcached's worker threads.")
   var threads = 2
 
+  @Option(help: "memcached's memory, and the size of its file.")
+  var megabytes = 64
+
   @Option(help: "Requests ahead of their answers.")
   var depth = 16
 
@@ -39,6 +42,14 @@ struct MemcachedDemo: ParsableCommand {
   @Flag(help: "On the host, not in guest mode.")
   var host = false
 
+  @Flag(
+    help: """
+      No kills and no client: starts memcached again whenever it has ended, with a line \
+      'ready', its process, its socket and the milliseconds that it took, until standard input \
+      ends.
+      """)
+  var supervise = false
+
   func run() throws {
     // Durable against the death of a process: tmpfs has no other life.
     setenv(PersistencePath.switchName, PersistencePath.cacheLines.rawValue, 0)
@@ -46,7 +57,7 @@ struct MemcachedDemo: ParsableCommand {
     print("mode \(isHost ? "host" : "guest")")
     print("acks \(acks)")
     do {
-      try demonstrate(isHost: isHost)
+      try supervise ? superviseServer(isHost: isHost) : demonstrate(isHost: isHost)
     } catch let failure as Failure {
       print("failed: \(failure)")
       throw ExitCode(2)
@@ -59,10 +70,7 @@ struct MemcachedDemo: ParsableCommand {
     print("seed \(seed)")
     var generator = Generator(state: seed)
     let directory = try RunDirectory()
-    let options =
-      ["--pmap", directory.path + "/cache", "--acks", acks, "--commit-every", commitEvery]
-      + (isHost ? ["--no-vm"] : [])
-    let server = Server(directory: directory.path, runOptions: options, threads: threads)
+    let server = server(in: directory, isHost: isHost)
     var checker = Checker(keyCount: keys)
     try server.startFresh()
     defer { try? server.killNow() }
@@ -79,6 +87,29 @@ struct MemcachedDemo: ParsableCommand {
     }
     report(checker, restarts)
     if checker.wrong > 0 || (acks == "durable" && checker.lost > 0) { throw ExitCode(1) }
+  }
+
+  private func server(in directory: RunDirectory, isHost: Bool) -> Server {
+    let options =
+      ["--pmap", directory.path + "/cache", "--acks", acks, "--commit-every", commitEvery]
+      + (isHost ? ["--no-vm"] : [])
+    return Server(
+      directory: directory.path, runOptions: options, threads: threads, megabytes: megabytes)
+  }
+
+  private func superviseServer(isHost: Bool) throws {
+    let directory = try RunDirectory()
+    let server = server(in: directory, isHost: isHost)
+    try server.startFresh()
+    defer { try? server.killNow() }
+    var start = now()
+    repeat {
+      print("ready \(server.process) \(server.socketPath) \((now() - start) / 1000)")
+      fflush(nil)
+      guard server.waitForEndOrInput() else { return }
+      start = now()
+      try server.restart()
+    } while true
   }
 
   private func printProgress(_ number: Int, _ checker: Checker) {

@@ -20,6 +20,7 @@ final class Server {
   let directory: String
   let runOptions: [String]
   let threads: Int
+  let megabytes: Int
   private(set) var process: pid_t = 0
   private var template: [String] = []
   private var templateStart = 0
@@ -32,10 +33,11 @@ final class Server {
   var log: String { directory + "/log" }
   private var metadata: String { file + ".meta" }
 
-  init(directory: String, runOptions: [String], threads: Int) {
+  init(directory: String, runOptions: [String], threads: Int, megabytes: Int) {
     self.directory = directory
     self.runOptions = runOptions
     self.threads = threads
+    self.megabytes = megabytes
   }
 
   private static var seconds: Int { Int(time(nil)) }
@@ -70,7 +72,7 @@ final class Server {
 
   private func launch() throws {
     unlink(socketPath)
-    var arguments = ["-s", socketPath, "-e", file, "-m", "64", "-t", "\(threads)"]
+    var arguments = ["-s", socketPath, "-e", file, "-m", "\(megabytes)", "-t", "\(threads)"]
     if getuid() == 0 { arguments += ["-u", "root"] }
     let command = ["volip", "run"] + runOptions + ["--", "memcached"] + arguments
     process = try spawn(volipPath(), command, output: log)
@@ -91,6 +93,16 @@ final class Server {
   func killNow() throws {
     kill(process, SIGKILL)
     _ = try waitForEnd(secondsMax: 30)
+  }
+
+  /// Waits for the server's end; false when standard input has ended before.
+  func waitForEndOrInput() -> Bool {
+    var input = pollfd(fd: STDIN_FILENO, events: Int16(POLLIN), revents: 0)
+    var status: Int32 = 0
+    while waitpid(process, &status, WNOHANG) == 0 {
+      if poll(&input, 1, 5) > 0 { return false }
+    }
+    return true
   }
 
   func logText() -> String { "its log: " + ((try? readText(log)) ?? "") }

@@ -100,7 +100,13 @@ _FUNCTIONS = {
 
 def _load():
     # CDLL, so that the interpreter's lock is free while pstart waits for another thread's section.
-    library = ctypes.CDLL(os.environ.get("VOLIP_LIBRARY", "libvolip.so.0"))
+    path = os.environ.get("VOLIP_LIBRARY", "libvolip.so.0")
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise ImportError(
+            f"{error}: make install, and name the library in VOLIP_LIBRARY, or its directory in "
+            "LD_LIBRARY_PATH") from None
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype = result

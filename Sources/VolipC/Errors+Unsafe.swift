@@ -89,7 +89,8 @@ private func code(of error: PoolError) -> volip_code {
   case .notAllocated: VOLIP_NOT_ALLOCATED
   case .rootLayoutMismatch: VOLIP_ROOT_LAYOUT_MISMATCH
   case .invalidRootName: VOLIP_INVALID_ROOT_NAME
-  case .needsRecovery, .damagedExport: VOLIP_SYSTEM  // the command's alone
+  // The command's alone, and the collections'.
+  case .needsRecovery, .damagedExport, .volatilePointer: VOLIP_SYSTEM
   case .pageTrackedWrite: VOLIP_PAGE_TRACKED_WRITE
   case .laneFull: VOLIP_LANE_FULL
   case .sectionsDeadlocked: VOLIP_SECTIONS_DEADLOCKED

@@ -43,7 +43,7 @@ extension PoolEngine {
     // Taken once: a section of one update has a record of its own.
     guard !isRemoved(.announcedUpdate) else { return }
     let (memory, imageOffset) = (parts.memory, parts.imageOffset)
-    parts.redoLog.updateAnnounced {
+    parts.redoLog.updateAnnounced(ahead: { $0.prefetchImage(memory, imageOffset) }) {
       VolipCommit.updateAnnounced($0, to: memory, imageOffset: imageOffset)
     }
   }

@@ -25,6 +25,7 @@ final class EngineParts {
     imageOffset = Int(geometry.imageOffset)
     image = ImageView(base: memory.address(imageOffset))
     tracker = try chooseTracker(options.tracker, workingCopy)
+    if options.othersWrite, let scan = tracker as? PageMapScanTracker { scan.gapPagesMax = 0 }
     writeSet = try WriteSet(pageCapacity: workingCopy.pageCount)
     retention = try Retention(
       pageCapacity: workingCopy.pageCount,

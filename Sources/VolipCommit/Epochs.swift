@@ -35,4 +35,11 @@ extension PoolEngine {
   public func watchInEpoch(upTo limit: Int) throws(PoolError) {
     try withGate { () throws(PoolError) in try watch(upTo: limit) }
   }
+
+  /// The parts of a range of the image, in bytes, that have blocks in the file.
+  public func dataParts(in range: Range<UInt64>) -> [Range<UInt64>] {
+    let start = superblock.geometry.imageOffset
+    return file.dataParts(in: start + range.lowerBound..<start + range.upperBound)
+      .map { $0.lowerBound - start..<$0.upperBound - start }
+  }
 }

@@ -62,6 +62,13 @@ struct LogRecord {
     }
   }
 
+  /// Asks for the image line of the first announced extent.
+  @inline(__always)
+  func prefetchImage(_ memory: DurableMemory, _ imageOffset: Int) {
+    guard let word = announcedWords.first else { return }
+    cvp_prefetch(memory.address(imageOffset + Int(ByteExtent(word: word.littleEndian).offset)))
+  }
+
   /// Whether the extents name only bytes of the image, and as many as the header says.
   func extentsFit(imageLines: UInt64) -> Bool {
     var total = 0

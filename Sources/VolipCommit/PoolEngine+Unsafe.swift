@@ -26,6 +26,8 @@ public struct EngineOptions: Sendable {
   public var persistencePath: PersistencePath?
   /// Whether written pages may stay writable and be compared instead of trapped.
   public var retention = true
+  /// Whether the program may write while a section is committed, as in epochs.
+  public var othersWrite = false
   /// Whether pstart looks for writes made since the last section. A retained page's are not seen:
   /// they belong to the next section.
   public var strayWriteCheck = true

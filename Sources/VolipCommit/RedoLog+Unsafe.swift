@@ -282,13 +282,27 @@ final class RedoLog {
   var isAheadOfImage: Bool { updatedCount < livePositions.count }
 
   /// Calls `body` for each live record whose announced writes are not in the image yet.
-  func updateAnnounced(_ body: (LogRecord) -> Void) {
+  /// `ahead` is called for some of them before: small records have a line of the image each, which
+  /// is nowhere near the processor.
+  func updateAnnounced(
+    ahead: (LogRecord) -> Void, _ body: (LogRecord) -> Void
+  ) {
+    var records: [LogRecord] = []
     while updatedCount < livePositions.count {
-      guard let record = liveRecord(at: livePositions[updatedCount]) else { return }
-      body(record)
-      updatedCount += 1
+      for position in livePositions[updatedCount...].prefix(Self.recordsAhead) {
+        guard let record = liveRecord(at: position) else { break }
+        ahead(record)
+        records.append(record)
+      }
+      guard !records.isEmpty else { return }
+      for record in records { body(record) }
+      updatedCount += records.count
+      records.removeAll(keepingCapacity: true)
     }
   }
+
+  /// As many lines as a core has under way.
+  private static let recordsAhead = 24
 
   /// Frees the space of all records. Both superblock copies name the head as the tail by now.
   func removeAll() {

@@ -195,6 +195,16 @@ extension Heap {
 }
 
 extension AnnouncedHeap {
+  /// See `Heap.takeOrdinary`, of the arena that had room last.
+  public func takeOrdinary(byteCount: Int) -> UnsafeMutableRawPointer? {
+    quickArena?._withUnsafeGuaranteedRef { $0.takeOrdinary(byteCount: byteCount) }
+  }
+
+  /// See `Heap.giveOrdinary`.
+  public func giveOrdinary(_ address: UnsafeRawPointer) -> Bool {
+    quickArena?._withUnsafeGuaranteedRef { $0.giveOrdinary(address) } ?? false
+  }
+
   /// Memory for `byteCount` bytes, aligned to `alignment` (a power of two up to 4,096), with any
   /// content, of which nothing is announced.
   ///
@@ -202,10 +212,7 @@ extension AnnouncedHeap {
   public func allocate(
     byteCount: Int, alignment: Int = 16
   ) throws(PoolError) -> UnsafeMutableRawPointer {
-    if alignment <= 16, let arena = quickArena {
-      let block = arena._withUnsafeGuaranteedRef { $0.takeOrdinary(byteCount: byteCount) }
-      if let block { return block }
-    }
+    if alignment <= 16, let block = takeOrdinary(byteCount: byteCount) { return block }
     return try engine.withHeapLock { () throws(PoolError) in
       try withRoom(byteCount: byteCount) { (arena) throws(PoolError) in
         try arena.takeAddress(byteCount: byteCount, alignment: alignment)
@@ -217,9 +224,7 @@ extension AnnouncedHeap {
   ///
   /// - Throws: `.notAllocated` for anything but the start of an allocated block.
   public func deallocate(_ address: UnsafeRawPointer) throws(PoolError) {
-    if let arena = quickArena, arena._withUnsafeGuaranteedRef({ $0.giveOrdinary(address) }) {
-      return
-    }
+    if giveOrdinary(address) { return }
     try engine.withHeapLock { () throws(PoolError) in
       if let lane, !arenas.contains(where: { $0.memory.offset(address) != nil }) {
         return try deferFree(address, lane)

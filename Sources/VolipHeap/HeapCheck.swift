@@ -160,8 +160,7 @@ private struct HeapWalk {
       report.usedPages += entry.length
       report.blocks.append((PageIndex(UInt32(page)).offset, entry.length << 12))
       try expectInside(page, entry, tail: .largeTail)
-    case .arena:  // has a check of its own
-      report.usedPages += entry.length
+    case .arena:  // has a check of its own, which counts its pages
       try expectInside(page, entry, tail: .largeTail)
     case .metadata:
       try requireReadable(page..<page + entry.length)

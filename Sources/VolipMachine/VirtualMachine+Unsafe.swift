@@ -76,6 +76,9 @@ public enum VirtualMachine {
   /// Exits that the calling thread has made so far.
   public static var exits: UInt64 { cvm_exits() }
 
+  /// Exits of all threads so far; 0 on the host.
+  public static var allExits: UInt64 { cvm_all_exits() }
+
   /// Leaves the guest and comes back: for measurements.
   public static func exitOnce() { cvm_exit_once() }
 

@@ -127,10 +127,11 @@ public final class Pool: @unchecked Sendable {
     _ kind: SectionKind, _ body: (inout Section) throws -> Result
   ) throws -> Result {
     let heap = try announcedHeap.openSection(kind)
-    var section = Section(pool: self, announced: engine.announcedOfThisThread, heap: heap)
+    var section = Section(self, engine.announcedOfThisThread, heap)
     let result: Result
     do {
       result = try body(&section)
+      try requireNoVolatilePointers(in: section.announced)
     } catch {
       // A body that ended the section itself, by pabort, leaves nothing to abort.
       if engine.isInSection { try pabort() }
@@ -237,6 +238,14 @@ public final class Pool: @unchecked Sendable {
     try engine.checkpointNow()
   }
 
+  /// Gives memory back to the system: private copies of pages that equal the pool file's. What is
+  /// read or written next comes from the file again. Sections of other threads wait meanwhile.
+  ///
+  /// - Returns: pages of 4 KiB that were given back.
+  /// - Throws: `.nestedSection` inside a section; what ``checkpoint()`` throws.
+  @discardableResult
+  public func trim() throws(PoolError) -> Int { try engine.trim() }
+
   /// Makes the pool file `byteCount` bytes large; addresses stay. At most 15 times in its life. No
   /// other thread may be allocating or looking for roots meanwhile; reading data is fine.
   ///
@@ -267,8 +276,16 @@ public struct Section: ~Copyable {
   /// The pool whose section it is.
   public let pool: Pool
   @usableFromInline let announced: AnnouncedWrites
-  /// Where it allocates announced memory: of its lane, if it has one.
-  @usableFromInline let heap: AnnouncedHeap
+  /// Where it allocates announced memory, of its lane if it has one. The pool's: counting
+  /// references would cost more than an allocation.
+  @usableFromInline let heap: Unmanaged<AnnouncedHeap>
+
+  init(_ pool: Pool, _ announced: AnnouncedWrites, _ heap: AnnouncedHeap) {
+    self.pool = pool
+    self.announced = announced
+    // SAFETY: the section holds the pool, and the pool its heap, which has those of the lanes.
+    self.heap = .passUnretained(heap)
+  }
 
   /// After `pend` or `pabort` in the middle of a body the token is nobody's: what it says would be
   /// said in another thread's section.
@@ -295,7 +312,12 @@ public struct Section: ~Copyable {
     byteCount: Int, alignment: Int = 16
   ) throws(PoolError) -> UnsafeMutableRawPointer {
     requireOpen()
-    return try heap.allocate(byteCount: byteCount, alignment: alignment)
+    if alignment <= 16,
+      let block = heap._withUnsafeGuaranteedRef({ $0.takeOrdinary(byteCount: byteCount) })
+    {
+      return block
+    }
+    return try heap.takeUnretainedValue().allocate(byteCount: byteCount, alignment: alignment)
   }
 
   /// Frees announced memory.
@@ -304,7 +326,8 @@ public struct Section: ~Copyable {
   @inlinable @inline(__always)
   public mutating func deallocateAnnounced(_ address: UnsafeRawPointer) throws(PoolError) {
     requireOpen()
-    try heap.deallocate(address)
+    if heap._withUnsafeGuaranteedRef({ $0.giveOrdinary(address) }) { return }
+    try heap.takeUnretainedValue().deallocate(address)
   }
 
   /// See ``Pool/willWrite(_:byteCount:)``.

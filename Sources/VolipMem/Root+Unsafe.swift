@@ -31,7 +31,8 @@ extension Pool {
     guard let root = try heap.root(name) else { return nil }
     let expected = layoutFingerprint(T.self)
     guard root.fingerprint == expected, root.byteCount == MemoryLayout<T>.size else {
-      throw .rootLayoutMismatch(name: name, expected: expected, found: root.fingerprint)
+      throw .rootLayoutMismatch(
+        name: name, expected: layoutDescription(T.self), found: layoutText(root))
     }
     return pointer(root, as: T.self)
   }

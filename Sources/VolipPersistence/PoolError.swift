@@ -68,6 +68,9 @@ public enum PoolError: Error, Equatable, Sendable {
   /// sections. Thrown by `pstart`, no section is open; by `pend`, the section is over, and becomes
   /// durable with the last of its group.
   case sectionsDeadlocked(String)
+  /// In an audit: a collection holds an address that ends with the process. The section was rolled
+  /// back. `root` leads to the offset; both texts are empty where no root does.
+  case volatilePointer(value: UInt64, offset: UInt64, root: String, layout: String)
   /// An operation that only the outermost section may do.
   case nestedSection
   /// A nested section or one of the same group was aborted, so all of it was rolled back.
@@ -87,7 +90,7 @@ public enum PoolError: Error, Equatable, Sendable {
   /// The address is not the start of an allocated block.
   case notAllocated(offset: UInt64)
   /// A root exists under this name with another layout.
-  case rootLayoutMismatch(name: String, expected: UInt64, found: UInt64)
+  case rootLayoutMismatch(name: String, expected: String, found: String)
   /// Root names have 1 to 63 bytes of UTF-8.
   case invalidRootName(String)
 }
@@ -138,8 +141,9 @@ extension PoolError: CustomStringConvertible {
       "Memory failed at pool offset 0x\(String(offset, radix: 16)): the section was rolled back."
     case .damagedHeap(let offset, let reason):
       "Heap metadata is damaged at pool offset 0x\(String(offset, radix: 16)): \(reason)."
-    case .inUse(let path): "\(path) is open in another handle or process: close that one first."
-    case .notFound(let path): "\(path) does not exist: create it first."
+    case .inUse(let path):
+      "\(path) is open in another handle or process: close that one, or take a copy (volip copy)."
+    case .notFound(let path): "\(path) does not exist, or the directory that it is to be in."
     case .alreadyExists(let path): "\(path) exists already: open it, or choose another name."
     case .noPermission(let path): "No permission to read and write \(path)."
     case .invalidArgument(let reason): "Invalid argument: \(reason)."
@@ -160,7 +164,7 @@ extension PoolError: CustomStringConvertible {
         + "memory or grow the pool."
     case .sectionTooLarge(let needed, let available):
       "The section needs a record of \(needed) bytes and the log may have \(available): it was "
-        + "rolled back; write less in one section or create the pool with a larger logBytesMax."
+        + "rolled back; write less in one section or create a pool whose log may be larger."
     case .diskFull(let path, let needed):
       "No space for \(needed) bytes of \(path) on its file system: the section was rolled back."
     default: ""
@@ -183,6 +187,11 @@ extension PoolError: CustomStringConvertible {
     case .sectionsDeadlocked(let text):
       "Sections wait for each other: \(text). Take a lock before pstart or inside sections, never "
         + "both ways."
+    case .volatilePointer(let value, let offset, let root, let layout):
+      "The section stored 0x\(String(value, radix: 16)), an address of memory that ends with the "
+        + "process, at pool offset 0x\(String(offset, radix: 16)), "
+        + (root.isEmpty ? "to which no root leads" : "in root \"\(root)\" of layout \(layout)")
+        + ": it was rolled back; store references, or numbers that are no addresses."
     case .nestedSection: "Only the outermost section can do this."
     case .sectionAborted: "A nested section or one of the group was aborted; all was rolled back."
     case .forkedChild: "The pool belongs to the parent process: open it after exec or not at all."
@@ -195,8 +204,8 @@ extension PoolError: CustomStringConvertible {
     case .notAllocated(let offset):
       "Pool offset 0x\(String(offset, radix: 16)) is not the start of an allocated block."
     case .rootLayoutMismatch(let name, let expected, let found):
-      "Root \"\(name)\" was made with layout \(String(found, radix: 16)), not "
-        + "\(String(expected, radix: 16)): its type has changed."
+      "Root \"\(name)\" was made with layout \(found), not \(expected): its type has changed; "
+        + "migrate it, or open it as what it is."
     case .invalidRootName(let name): "\"\(name)\" is no root name: 1 to 63 bytes of UTF-8."
     default: ""
     }
@@ -204,6 +213,19 @@ extension PoolError: CustomStringConvertible {
 }
 
 extension PoolError {
+  /// Layouts of which only the fingerprints are known.
+  public static func rootLayoutMismatch(
+    name: String, expected: UInt64, found: UInt64
+  ) -> PoolError {
+    .rootLayoutMismatch(
+      name: name, expected: fingerprintText(expected), found: fingerprintText(found))
+  }
+
+  /// A layout's name where its text is not known.
+  package static func fingerprintText(_ fingerprint: UInt64) -> String {
+    "fingerprint " + String(fingerprint, radix: 16)
+  }
+
   /// Exit code for a command-line tool: 1 failure, 2 inconsistent, 3 needs recovery, 4 in use, 5
   /// host unsupported, 6 unknown format, 64 usage.
   public var exitCode: Int32 {

@@ -1,5 +1,5 @@
 // volip stat: what a program does with a pool, now. The program publishes counts in the pool's file
-// (LiveStatistics); nothing is asked of it.
+// (LiveStatistics); nothing is asked of it. Of a wrapped program, ProcessStat.swift.
 
 import ArgumentParser
 import CVolipPersistence
@@ -8,13 +8,14 @@ import VolipMem
 
 struct Stat: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Shows what a program does with a pool.",
+    abstract: "Shows what a program does with a pool, or in its epochs.",
     discussion: """
       Sections, pages and lines a second, the log's use, and what the tracker costs. Exit status \
-      1 where no program uses the pool.
+      1 where no program uses the pool. With the number of a process that `volip run --pmap` \
+      wraps: its epochs, and how long their commits took.
       """)
 
-  @Argument(help: "The pool file.", completion: .file())
+  @Argument(help: "The pool file, or a wrapped program's process.", completion: .file())
   var path: String
 
   @Option(help: "Seconds between two looks.")
@@ -33,6 +34,9 @@ struct Stat: ParsableCommand {
 
   func run() throws {
     try output.run {
+      if let process = pid_t(path), access(path, F_OK) != 0 {
+        return try ProcessStat(process: process, output: output).run(samples, interval)
+      }
       var before = try Sample(path)
       for _ in 0..<samples {
         usleep(UInt32(interval * 1e6))

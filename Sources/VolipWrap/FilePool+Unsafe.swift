@@ -163,6 +163,42 @@ public final class FilePool {
     watchedBytes = byteCount
   }
 
+  /// Makes bytes of the file zero. Pages that nobody ever wrote stay as they are: no memory.
+  public func zero(_ bytes: Range<UInt64>) throws(PoolError) {
+    let page = PoolGeometry.pageBytes
+    guard bytes.count > Self.copyBytes else { return zeroAll(bytes) }
+    let pageMap = try Int32(
+      require("open") { Int(Glibc.open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)) })
+    defer { close(pageMap) }
+    var entries = [UInt64](repeating: 0, count: 4096)
+    var next = bytes.lowerBound
+    while next < bytes.upperBound {
+      let first = next / page
+      let end = min(bytes.upperBound, (first + UInt64(entries.count)) * page)
+      let address = UInt64(UInt(bitPattern: base)) + first * page
+      // SAFETY: an array's own bytes.
+      let count = entries.withUnsafeMutableBytes {
+        pread(pageMap, $0.baseAddress, $0.count, off_t(address / page * 8))
+      }
+      guard count == entries.count * 8 else { return zeroAll(next..<bytes.upperBound) }
+      let parts = engine.dataParts(in: Self.headerBytes + next..<Self.headerBytes + end)
+      for (index, entry) in entries.enumerated() where next < end {
+        let upper = min(end, (first + UInt64(index) + 1) * page)
+        let image = Self.headerBytes + next..<Self.headerBytes + upper
+        // In memory or swapped out, and not armed, which would say that it is as its image;
+        // or a page of the image that is there.
+        let mayDiffer = entry >> 62 != 0 && entry >> 57 & 1 == 0
+        if mayDiffer || parts.contains(where: image.overlaps) { zeroAll(next..<upper) }
+        next = upper
+      }
+    }
+  }
+
+  private func zeroAll(_ bytes: Range<UInt64>) {
+    // SAFETY: watched bytes of the file.
+    memset(base + Int(bytes.lowerBound), 0, bytes.count)
+  }
+
   /// Writes the file's bytes to a plain file, sparsely, and makes them durable there.
   public func extract(to descriptor: Int32) throws(PoolError) {
     try require("ftruncate") { Int(ftruncate(descriptor, 0)) }

@@ -27,9 +27,8 @@ private func report(_ error: PoolError, _ path: String) -> Int32 {
 private var engineOptions: EngineOptions {
   var options = EngineOptions()
   options.tracker = VirtualMachine.isEntered ? .adaptive : .pageMapScan
-  // On the host written pages are taken and armed in one call: other threads and the kernel may
-  // write while an epoch is collected, and what they write between two calls would be in none.
-  options.retention = VirtualMachine.isEntered
+  // Other threads and the kernel may write while an epoch is collected.
+  options.othersWrite = true
   return options
 }
 
@@ -92,6 +91,20 @@ public func volipWrappedWatch(_ handle: UnsafeMutableRawPointer, _ byteCount: UI
   }
 }
 
+/// Makes bytes of the file zero.
+@c(volip_wrapped_zero)
+public func volipWrappedZero(
+  _ handle: UnsafeMutableRawPointer, _ start: UInt64, _ end: UInt64
+) -> Int32 {
+  let pool = pool(handle)
+  do throws(PoolError) {
+    try pool.zero(start..<end)
+    return 0
+  } catch {
+    return report(error, pool.path)
+  }
+}
+
 /// Closes a pool for good; what was not committed is lost.
 @c(volip_wrapped_close)
 public func volipWrappedClose(_ handle: UnsafeMutableRawPointer) {
@@ -103,3 +116,7 @@ public func volipWrappedClose(_ handle: UnsafeMutableRawPointer) {
     _ = report(error, pool.path)
   }
 }
+
+/// How often the virtual machine was left.
+@c(volip_wrapped_exits)
+public func volipWrappedExits() -> UInt64 { VirtualMachine.allExits }

@@ -10,8 +10,10 @@ import Glibc
 
 public final class PageMapScanTracker: Tracker {
   public let kind = TrackerKind.pageMapScan
-  /// A PAGEMAP_SCAN call costs 0.6 us; it passes an armed page in 3 ns.
-  private let gapPagesMax = 128
+  /// Pages between two that are armed with them. A PAGEMAP_SCAN call costs 0.6 us; it passes an
+  /// armed page in 3 ns. 0 where others may write between taking and arming: a page that was not
+  /// taken must not be armed.
+  public var gapPagesMax = 128
   private let workingCopy: WorkingCopy
   private let guardRegion: OpaquePointer
   private let protection: Int32

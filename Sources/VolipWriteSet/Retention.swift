@@ -39,7 +39,9 @@ public final class Retention {
   /// Ticks of one trap and the arming after it; 0 switches retention off.
   public let trapTicks: Double
   /// Ticks of one comparison, measured in each commit, averaged.
-  @exclusivity(unchecked) public private(set) var comparisonTicks: Double = 0
+  public var comparisonTicks: Double { averageTicks }
+  /// Not public: as WriteSet's counts.
+  @exclusivity(unchecked) private var averageTicks: Double = 0
   private let history: ReservedArray<PageHistory>
   /// Starts two above a page's initial history, so that no page seems to have been seen.
   @exclusivity(unchecked) private var commit: UInt32 = 2
@@ -142,7 +144,7 @@ public final class Retention {
     guard let ticks, trapTicks > 0, writeSet.pageCount > 0 else { return }
     observedPages = writeSet.pageCount
     let each = Double(ticks) / Double(writeSet.pageCount)
-    comparisonTicks = comparisonTicks == 0 ? each : comparisonTicks * 0.9 + each * 0.1
+    averageTicks = averageTicks == 0 ? each : averageTicks * 0.9 + each * 0.1
     var seen = SIMD4<Double>()
     (retainedCount, worthyCount) = (0, 0)
     for index in 0..<writeSet.pageCount {

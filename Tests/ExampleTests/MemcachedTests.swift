@@ -1,4 +1,4 @@
-import Glibc
+import Foundation
 import TestSupport
 import Testing
 
@@ -30,5 +30,56 @@ struct MemcachedTests {
       "memcached-demo", ["--kills", "3", "--acks", "immediate"] + place)
     #expect(outcome.status == .exited(0), "\(outcome)")
     #expect(number("wrong", outcome) == 0, "\(outcome)")
+  }
+
+  /// Debian's python3 is asked for its own packages, whatever stands before it in PATH.
+  static let python: String? = ["/usr/bin/python3"].first { path in
+    access("/usr/lib/python3/dist-packages/pymemcache", R_OK) == 0 && access(path, X_OK) == 0
+  }
+
+  /// A client library that nobody here wrote sets, compares and swaps, counts, appends, deletes.
+  @Test(.enabled(if: python != nil, "python3-pymemcache is not installed"), arguments: places)
+  func aClientLibraryFindsWhatWasAcknowledged(_ place: [String]) async throws {
+    let python = try #require(Self.python)
+    var generator = SeededGenerator.forTest("pymemcache")
+    let outcome = try await Helper.runPath(
+      python,
+      [
+        Peers.root + "/Tests/Peers/pymemcache-check.py",
+        Helper.productDirectory + "/memcached-demo",
+        "3", "\(generator.next())",
+      ] + place)
+    #expect(outcome.status == .exited(0), "\(outcome)")
+    #expect(number("kills", outcome) == 3)
+    #expect(number("lost", outcome) == 0 && number("wrong", outcome) == 0, "\(outcome)")
+    #expect(number("operations", outcome) ?? 0 > 100)
+  }
+}
+
+/// The short form of `make test-peers`: databases that map their files, killed, and their own
+/// checkers.
+@Suite(.serialized) struct PeerTests {
+  @Test(
+    .enabled(if: Peers.missing.isEmpty, "not installed: \(Peers.missing.joined(separator: " "))"),
+    arguments: ["host", "guest"].prefix(access("/dev/kvm", R_OK | W_OK) == 0 ? 2 : 1),
+    ["kyoto-hash", "kyoto-tree", "lmdb", "sqlite"])
+  func theirOwnCheckersFindNothing(_ place: String, _ peer: String) async throws {
+    var generator = SeededGenerator.forTest("peers")
+    let outcome = try await Helper.runPath(
+      "/usr/bin/env",
+      [
+        "python3", Peers.root + "/Scripts/test-peers.py", "--build", Helper.productDirectory,
+        "--kills", "2", "--seed", "\(generator.next())", "--place", place, peer,
+      ])
+    #expect(outcome.status == .exited(0), "\(outcome)")
+    #expect(outcome.output.contains("\(peer) \(place) kills 2 lost 0 inconsistent 0"))
+  }
+}
+
+enum Peers {
+  static let root = URL(filePath: #filePath).deletingLastPathComponent()
+    .deletingLastPathComponent().deletingLastPathComponent().path
+  static let missing = ["kchashtest", "mdb_dump", "sqlite3"].filter {
+    access("/usr/bin/\($0)", X_OK) != 0
   }
 }

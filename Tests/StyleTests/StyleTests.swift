@@ -116,6 +116,12 @@ import Testing
     }
   }
 
+  @Test func examplesOfCollectionsStayBelow120Lines() {
+    let examples = Self.files(under: ["Examples/Collections"], endings: [".swift"])
+    #expect(examples.count >= 5)
+    for file in examples { #expect(file.lines.count < 120, "\(file.path)") }
+  }
+
   /// A function ends where a line closes with the indentation of its `func`.
   @Test func functionsStopAt70Lines() {
     for file in Self.sources {

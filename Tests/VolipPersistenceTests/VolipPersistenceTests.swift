@@ -194,6 +194,7 @@ final class Lines {
       .nestedSection, .sectionAborted, .forkedChild, .closed, .poisoned(reason: "r"),
       .outcomeUnknown(errorNumber: 5), .trackerUnavailable(tracker: "t", reason: "r"),
       .notAllocated(offset: 1), .rootLayoutMismatch(name: "n", expected: 1, found: 2),
+      .unannouncedWrite(offset: 1), .volatilePointer(value: 1, offset: 1, root: "", layout: ""),
       .invalidRootName("n"),
     ]
     #expect(Set(errors.map(\.description)).count == errors.count)

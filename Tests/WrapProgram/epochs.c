@@ -249,10 +249,63 @@ static int replaces(const char *path, char **rest) {
   return 0;
 }
 
+// Makes a number durable by a call: at byte 8192, or by the length of the file.
+static bool call_with(const char *call, int fd, int other, long number) {
+  const struct iovec parts[2] = {{&number, 4}, {(char *)&number + 4, 4}};
+  off_t from = 0, to = 8192;
+  bool is_set = pwrite(other, &number, 8, 0) == 8 && lseek(fd, 8192, SEEK_SET) == 8192;
+  if (strcmp(call, "write") == 0)
+    return is_set && write(fd, &number, 8) == 8;
+  if (strcmp(call, "pwrite") == 0)
+    return pwrite(fd, &number, 8, 8192) == 8;
+  if (strcmp(call, "writev") == 0)
+    return is_set && writev(fd, parts, 2) == 8;
+  if (strcmp(call, "pwritev") == 0)
+    return pwritev(fd, parts, 2, 8192) == 8;
+  if (strcmp(call, "sendfile") == 0)
+    return is_set && sendfile(fd, other, &from, 8) == 8;
+  if (strcmp(call, "copy_file_range") == 0)
+    return is_set && copy_file_range(other, &from, fd, &to, 8, 0) == 8;
+  if (strcmp(call, "ftruncate") == 0)
+    return ftruncate(fd, BYTES + number) == 0;
+  return strcmp(call, "fallocate") == 0 && fallocate(fd, 0, BYTES, number) == 0;
+}
+
+static int calls(const char *path, char **rest) {
+  char name[4096];
+  snprintf(name, sizeof name, "%s.other", path);
+  shared = map_words(path);
+  int fd = open(path, O_RDWR), other = open(name, O_RDWR | O_CREAT, 0600);
+  pthread_t killer;
+  pthread_create(&killer, NULL, kill_after, rest[1]);
+  for (long i = 1;; i++) {
+    shared[0] = i;
+    compute(20);
+    if (!call_with(rest[0], fd, other, i))
+      return 1;
+    compute(20);
+    shared[2048] = i;
+    usleep(1);
+  }
+}
+
+// What is in the file: both words, and what the call said.
+static int called(const char *path, char **rest) {
+  struct stat status;
+  int fd = open(path, O_RDWR);
+  if (fstat(fd, &status) != 0)
+    return 1;
+  bool is_length = strcmp(rest[0], "ftruncate") == 0 || strcmp(rest[0], "fallocate") == 0;
+  volatile long *words = mmap(NULL, BYTES, PROT_READ, MAP_SHARED, fd, 0);
+  printf("%ld\n%ld\n%ld\n", words[0], is_length ? status.st_size - BYTES : words[1024],
+         words[2048]);
+  return 0;
+}
+
 const struct wrap_verb verbs[] = {
     {"show", show},         {"changes", changes}, {"breaks", breaks}, {"computes", computes},
     {"handles", handles},   {"ends", ends},       {"forks", forks},   {"syncs", syncs},
     {"answers", answers},   {"farewell", farewell},
-    {"replaces", replaces},
+    {"replaces", replaces}, {"calls", calls},     {"called", called},
     {NULL, NULL},
 };

@@ -2,6 +2,7 @@
 #include "cases.h"
 
 #include <netinet/in.h>
+#include <semaphore.h>
 #include <sys/syscall.h>
 #include <threads.h>
 
@@ -297,8 +298,121 @@ static int c11(const char *path, char **rest) {
   return 0;
 }
 
+// A semaphore that is free is a lock that is taken: nobody waits.
+static int semaphores(const char *path, char **rest) {
+  (void)rest;
+  words = map_file(path);
+  sem_t semaphore;
+  sem_init(&semaphore, 0, 1);
+  words[0] = 1;
+  sem_wait(&semaphore);
+  kill(getpid(), SIGKILL);
+  words[1024] = 1;
+  return 0;
+}
+
+// A handler for one signal, which comes while the thread is in a call on a wrapped file.
+static volatile int handled, handled_max = 200;
+
+static void handle_once(int number) {
+  struct sigaction action = {.sa_handler = handle_once, .sa_flags = (int)SA_RESETHAND};
+  if (++handled < handled_max)
+    sigaction(number, &action, NULL);
+}
+
+static void *send_signals(void *thread) {
+  for (int i = 0; i < handled_max; i++) {
+    usleep(30);  // else it would come when the last one's handler returns
+    pthread_kill(*(pthread_t *)thread, SIGUSR1);
+    while (handled <= i)
+      usleep(10);
+  }
+  return NULL;
+}
+
+static int resets(const char *path, char **rest) {
+  (void)rest;
+  alarm(20);
+  words = map_file(path);
+  pthread_t self = pthread_self(), thread;
+  int fd = open(path, O_RDWR);
+  handled = -1;
+  handle_once(SIGUSR1);
+  pthread_create(&thread, NULL, send_signals, &self);
+  while (handled < handled_max)
+    if (pwrite(fd, answer, sizeof answer, 0) != (ssize_t)sizeof answer)
+      return 1;
+  printf("%d handled\n", handled);
+  fflush(stdout);
+  raise(SIGUSR1);  // the default action: the end
+  return 0;
+}
+
+// What cleans up behind a wait that is cancelled is code of the program as any other.
+static void clean(void *unused) {
+  (void)unused;
+  words[0] = 1;
+  for (volatile int spin = 0; spin < 30000000; spin++)
+    ;
+  words[1024] = 1;
+}
+
+static void *be_cancelled(void *unused) {
+  pthread_cleanup_push(clean, NULL);
+  for (;;)
+    usleep(100000);
+  pthread_cleanup_pop(0);
+  return unused;
+}
+
+static int cleans(const char *path, char **rest) {
+  (void)rest;
+  words = map_file(path);
+  pthread_t thread;
+  pthread_create(&thread, NULL, be_cancelled, NULL);
+  usleep(20000);
+  pthread_cancel(thread);
+  while (words[0] == 0)
+    ;
+  usleep(8000);  // epochs are due, and the thread still cleans up
+  bool is_over = words[1024] != 0;
+  kill(getpid(), is_over ? SIGTERM : SIGKILL);
+  return 0;
+}
+
+// A client that reads nothing does not keep the program from ending.
+static int lingers(const char *path, char **rest) {
+  (void)rest;
+  alarm(20);
+  words = map_file(path);
+  words[0] = words[1024] = 4;
+  struct sockaddr_in name;
+  int listener = listen_on(&name), client = connect_to(&name);
+  send_all(accept(listener, NULL, NULL), sizeof answer);
+  return client < 0;
+}
+
+// Locks on a file are not gone when it becomes a pool.
+static int locks_file(const char *path, char **rest) {
+  (void)rest;
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+  int fd = open(path, O_RDWR | O_CREAT, 0600);
+  if (ftruncate(fd, BYTES) != 0 || fcntl(fd, F_SETLK, &lock) != 0 ||
+      mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED)
+    return 1;
+  if (fork() == 0) {
+    fcntl(fd, F_GETLK, &lock);
+    printf("%s\n", lock.l_type == F_UNLCK ? "lost" : "held");
+    fflush(stdout);
+    _exit(0);
+  }
+  return wait(NULL) < 0;
+}
+
 const struct wrap_verb hostile_verbs[] = {
     {"gaps", gaps},     {"lost", lost},     {"daemons", daemons},       {"serves", serves},
     {"crowds", crowds}, {"closes", closes}, {"interrupts", interrupts}, {"cancels", cancels},
-    {"c11", c11},   {NULL, NULL},
+    {"c11", c11},       {"semaphores", semaphores}, {"resets", resets},
+    {"cleans", cleans}, {"lingers", lingers},       {"locks-file", locks_file},
+    {NULL, NULL},
 };

@@ -1,3 +1,4 @@
+import Glibc
 import TestSupport
 import Testing
 
@@ -66,5 +67,46 @@ import Testing
       #expect(words[0] == words[1] && words[2] == words[3], "\(words)")
       #expect(words[0] > 0 && words[2] > 0, "no epoch was committed")
     }
+  }
+
+  @Test(arguments: Place.all)
+  func aSemaphoreThatIsFreeIsNoWait(_ place: Place) async throws {
+    var wrapped = Wrapped(place: place)
+    wrapped.options += ["--commit-every", "at-wait"]
+    let outcome = try await wrapped.run(["semaphores", wrapped.file])
+    #expect(outcome.status == .signaled(9), "\(outcome.errors)")
+    #expect(try await wrapped.words() == [0, 0, 0, 0])
+  }
+
+  @Test(arguments: Place.all)
+  func aHandlerForOneSignalRunsOnce(_ place: Place) async throws {
+    let wrapped = Wrapped(place: place)
+    let outcome = try await wrapped.run(["resets", wrapped.file])
+    #expect(outcome.output == "200 handled\n", "\(outcome.errors)")
+    #expect(outcome.status == .signaled(SIGUSR1))
+  }
+
+  @Test(arguments: Place.all)
+  func whatCleansUpBehindACancelledWaitIsNotCut(_ place: Place) async throws {
+    let wrapped = Wrapped(place: place)
+    let outcome = try await wrapped.run(["cleans", wrapped.file])
+    #expect(outcome.status == .signaled(9), "\(outcome.errors)")
+    #expect(try await wrapped.words() == [0, 0, 0, 0])
+  }
+
+  @Test(arguments: Place.all)
+  func aClientThatDoesNotReadKeepsNobodyFromEnding(_ place: Place) async throws {
+    var wrapped = Wrapped(place: place)
+    wrapped.options += ["--acks", "durable"]
+    let outcome = try await wrapped.run(["lingers", wrapped.file])
+    #expect(outcome.status == .exited(0), "\(outcome.errors)")
+    #expect(outcome.errors.contains("were not sent"))
+    #expect(try await wrapped.words() == [4, 4, 0, 0])
+  }
+
+  @Test(arguments: Place.all)
+  func locksOnAFileStayWhenItBecomesAPool(_ place: Place) async throws {
+    let wrapped = Wrapped(place: place)
+    #expect(try await wrapped.run(["locks-file", wrapped.file]).output == "held\n")
   }
 }

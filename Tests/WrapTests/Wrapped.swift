@@ -30,8 +30,8 @@ struct Wrapped {
   }
 
   /// The words that the program finds in its file.
-  func words() async throws -> [Int] {
-    let outcome = try await run(["show", file])
+  func words(_ verb: String = "show", _ rest: [String] = []) async throws -> [Int] {
+    let outcome = try await run([verb, file] + rest)
     #expect(outcome.status == .exited(0), "\(outcome.errors)")
     return outcome.output.split(separator: "\n").compactMap { Int($0) }
   }

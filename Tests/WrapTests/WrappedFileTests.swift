@@ -5,7 +5,9 @@ import Testing
 /// after an epoch, though the program is killed.
 @Suite(.serialized) struct WrappedFileTests {
   static let cases = [
-    "reads", "writes", "copies", "lengths", "appends", "kernel-writes", "mappings", "descriptors",
+    "read", "pread", "readv", "preadv", "write", "pwrite", "writev", "pwritev", "sendfile",
+    "copy_file_range", "fstat", "ftruncate", "fallocate", "appends", "kernel-writes", "mappings",
+    "descriptors",
   ]
 
   private static let content = (0..<1 << 20).map { UInt8(truncatingIfNeeded: 97 + $0 % 23) }
@@ -26,6 +28,23 @@ import Testing
     #expect(bytes.count == expected.count)
     let difference = zip(bytes, expected).enumerated().first { $1.0 != $1.1 }?.offset
     #expect(difference == nil)
+  }
+
+  /// What a call changes is in the epoch of the stores before and after it, whenever it is killed.
+  @Test(
+    arguments: [
+      "write", "pwrite", "writev", "pwritev", "sendfile", "copy_file_range", "ftruncate",
+      "fallocate",
+    ], Place.all)
+  func aCallIsInTheEpochOfTheStoresAroundIt(_ call: String, _ place: Place) async throws {
+    var generator = SeededGenerator.forTest("calls in epochs")
+    let wrapped = Wrapped(place: place)
+    let time = Int.random(in: 20_000..<80_000, using: &generator)
+    let outcome = try await wrapped.run(["calls", wrapped.file, call, "\(time)"])
+    #expect(outcome.status == .signaled(9), "\(outcome.errors)")
+    let words = try await wrapped.words("called", [call])
+    #expect(
+      words.count == 3 && words[0] > 0 && words[0] == words[1] && words[0] == words[2], "\(words)")
   }
 
   /// The pool has the bytes from its first moment; the plain file keeps its own.

@@ -16,20 +16,24 @@ struct Collections: ParsableCommand {
 
   @OptionGroup var runOptions: RunOptions
 
+  @Option(name: .customLong("case"), help: "What to measure; all by default. Repeatable.")
+  var cases: [String] = []
+
   func run() throws {
-    try Report(runOptions).show(collectionsBenchmark(runOptions))
+    try Report(runOptions).show(collectionsBenchmark(runOptions, cases))
   }
 }
 
-func collectionsBenchmark(_ run: RunOptions) throws -> BenchmarkResult {
+func collectionsBenchmark(_ run: RunOptions, _ names: [String] = []) throws -> BenchmarkResult {
   let keyCount = run.quick ? 100_000 : 1_000_000
-  let cases: [(name: String, target: String, body: CollectionCase)] = [
-    ("insert", "<= 2", try insertion(keyCount)), ("lookup", "<= 1", try lookup(keyCount)),
-    ("iterate", "<= 1.1", try iteration(keyCount)), ("section", "", try smallSection()),
-    ("allocate", "< 60 ns", try allocation()),
+  let cases: [(name: String, target: String, make: () throws -> CollectionCase)] = [
+    ("insert", "<= 2", { try insertion(keyCount) }), ("lookup", "<= 1", { try lookup(keyCount) }),
+    ("iterate", "<= 1.1", { try iteration(keyCount) }), ("section", "", smallSection),
+    ("allocate", "< 60 ns", allocation),
   ]
   var measurements: [Measurement] = []
-  for (name, target, body) in cases {
+  for (name, target, make) in cases where names.isEmpty || names.contains(name) {
+    let body = try make()
     var ours = Measurement("collections", name, unit: "ns")
     var standard = ours
     standard.system = "standard"

@@ -89,6 +89,8 @@ struct cvm_facts cvm_facts(void);
 
 /// Exits that the calling thread's vCPU has made.
 uint64_t cvm_exits(void);
+/// The same of all threads, those that have ended, too.
+uint64_t cvm_all_exits(void);
 
 /// Leaves the guest and comes back, for measurements. A system call that no kernel has.
 void cvm_exit_once(void);

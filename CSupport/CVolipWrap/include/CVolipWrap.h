@@ -5,6 +5,7 @@
 //   start.c     options, exit, exec, fork
 //   real.c      the C library's own functions
 //   gate.c      safe points: when an epoch may be committed, and who waits for whom
+//   statistics.c epochs and what they cost
 //   threads.c   threads begin and end
 //   locks.c     locks that threads hold
 //   waits.c     calls in which threads wait

@@ -53,13 +53,23 @@ extension Double: Persistable {}
 extension Bool: Persistable {}
 extension Duration: Persistable {}
 
-/// A persistent value that can be copied owns nothing, and so does an optional one.
-extension Optional: Persistable where Wrapped: Persistable {
+/// An optional value owns what the value owns.
+extension Optional: Persistable where Wrapped: Persistable & ~Copyable {
   @inlinable @inline(__always)
-  public func destroy(in section: inout Section) {}
+  public func destroy(in section: inout Section) throws(PoolError) {
+    switch self {
+    case .some(let value): try value.destroy(in: &section)
+    case .none: break
+    }
+  }
 
   @inlinable @inline(__always)
-  public func copy(in section: inout Section) -> Wrapped? { self }
+  public func copy(in section: inout Section) throws(PoolError) -> Wrapped? {
+    switch self {
+    case .some(let value): try value.copy(in: &section)
+    case .none: nil
+    }
+  }
 
   /// See ``Persistable/layout``.
   public static var layout: String { "Optional<\(Wrapped.layout)>" }

@@ -29,25 +29,19 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
 
   @usableFromInline let header: UnsafeMutablePointer<Header>
 
-  /// An empty array.
+  /// The name of what is there.
+  @inlinable @inline(__always)
+  init(_ header: UnsafeMutablePointer<Header>) { self.header = header }
+
+  /// An empty array with room for `capacity` elements.
   ///
   /// - Throws: `.poolFull`.
   @inlinable
-  public init(in section: inout Section) throws(PoolError) {
-    header = try section.allocateHeader(Header())
-  }
-
-  /// An empty array with room for `capacity` elements.
-  @inlinable
-  public init(minimumCapacity capacity: Int, in section: inout Section) throws(PoolError) {
-    self = try Self.make(capacity, in: &section)
-  }
-
-  @usableFromInline
-  static func make(_ capacity: Int, in section: inout Section) throws(PoolError) -> Self {
-    let result = try Self(in: &section)
-    try result.reserveCapacity(capacity, in: &section)
-    return result
+  public init(minimumCapacity capacity: Int = 0, in section: inout Section) throws(PoolError) {
+    // Not in place: what cannot be copied must not be half made when an error leaves.
+    let empty = PersistentArray(try section.allocateHeader(Header()))
+    try empty.reserveCapacity(capacity, in: &section)
+    self = empty
   }
 
   // MARK: Reading
@@ -69,7 +63,7 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
   public var indices: Range<Int> { 0..<count }
 
   @inlinable @inline(__always)
-  var elements: UnsafeMutablePointer<Element> {
+  var start: UnsafeMutablePointer<Element> {
     // Of an empty array nothing is read: any address does.
     (header.pointee.elements ?? UnsafeMutableRawPointer(header))
       .assumingMemoryBound(to: Element.self)
@@ -78,7 +72,7 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
   @inlinable @inline(__always)
   func address(_ index: Int) -> UnsafeMutablePointer<Element> {
     precondition(UInt(bitPattern: index) < UInt(bitPattern: count), "index out of range")
-    return elements + index
+    return start + index
   }
 
   /// The element at an index, to read. O(1).
@@ -94,9 +88,15 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
     @_lifetime(borrow self)
     @inline(__always)
     get {
-      let span = Span(_unsafeStart: elements, count: count)
+      let span = Span(_unsafeStart: start, count: count)
       return _overrideLifetime(span, borrowing: self)
     }
+  }
+
+  /// Calls `body` for each element in order.
+  @inlinable
+  public func forEach(_ body: (borrowing Element) throws -> Void) rethrows {
+    for index in indices { try body(start[index]) }
   }
 
   // MARK: Changing
@@ -122,7 +122,7 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
   ) throws(PoolError) {
     let count = header.pointee.count
     if count == header.pointee.capacity { try grow(to: count + 1, in: &section) }
-    let address = elements + count
+    let address = start + count
     address.initialize(to: element)
     announce(address, count: 1, in: &section)
     setCount(count &+ 1, in: &section)
@@ -146,7 +146,7 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
     let count = header.pointee.count
     precondition(index >= 0 && index <= count, "index out of range")
     if count == header.pointee.capacity { try grow(to: count + 1, in: &section) }
-    let address = elements + index
+    let address = start + index
     (address + 1).moveInitialize(from: address, count: count - index)
     address.initialize(to: element)
     announce(address, count: count - index + 1, in: &section)
@@ -169,7 +169,7 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
   @inlinable
   public func popLast(in section: inout Section) -> Element? {
     guard !isEmpty else { return nil }
-    let element = (elements + (count - 1)).move()
+    let element = (start + (count - 1)).move()
     setCount(count - 1, in: &section)
     return element
   }
@@ -190,7 +190,7 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
   public func removeAll(
     keepingCapacity: Bool = false, in section: inout Section
   ) throws(PoolError) {
-    for index in 0..<count { try elements[index].destroy(in: &section) }
+    for index in 0..<count { try start[index].destroy(in: &section) }
     setCount(0, in: &section)
     if !keepingCapacity { try freeElements(in: &section) }
   }
@@ -213,7 +213,7 @@ public struct PersistentArray<Element: Persistable & ~Copyable>: ~Copyable {
       byteCount: bytes, alignment: max(MemoryLayout<Element>.alignment, 16))
     let target = block.assumingMemoryBound(to: Element.self)
     let count = header.pointee.count
-    target.moveInitialize(from: elements, count: count)
+    target.moveInitialize(from: start, count: count)
     try freeElements(in: &section)
     header.pointee.elements = block
     header.pointee.capacity = try section.usableBytes(block) / stride
@@ -245,7 +245,7 @@ extension PersistentArray: Persistable where Element: ~Copyable {
   public func copy(in section: inout Section) throws(PoolError) -> PersistentArray<Element> {
     let result = try PersistentArray(minimumCapacity: count, in: &section)
     for index in 0..<count {
-      try result.append(try elements[index].copy(in: &section), in: &section)
+      try result.append(try start[index].copy(in: &section), in: &section)
     }
     return result
   }
@@ -259,15 +259,9 @@ extension PersistentArray where Element: BitwiseCopyable {
   public init(
     _ elements: some Sequence<Element>, in section: inout Section
   ) throws(PoolError) {
-    self = try Self.make(elements, in: &section)
-  }
-
-  private static func make(
-    _ elements: some Sequence<Element>, in section: inout Section
-  ) throws(PoolError) -> Self {
-    let result = try make(elements.underestimatedCount, in: &section)
-    try result.append(contentsOf: elements, in: &section)
-    return result
+    let array = try PersistentArray(minimumCapacity: elements.underestimatedCount, in: &section)
+    try array.append(contentsOf: elements, in: &section)
+    self = array
   }
 
   /// Stores an element at an index. O(1).
@@ -292,17 +286,4 @@ extension PersistentArray where Element: BitwiseCopyable {
   /// The last element, if there is one.
   @inlinable
   public var last: Element? { isEmpty ? nil : self[count - 1] }
-
-  /// Calls `body` for each element in order.
-  @inlinable
-  public func forEach(_ body: (Element) throws -> Void) rethrows {
-    for index in 0..<count { try body(elements[index]) }
-  }
-}
-
-extension Array where Element: Persistable & BitwiseCopyable {
-  /// A copy of a persistent array's elements.
-  public init(_ array: borrowing PersistentArray<Element>) {
-    self = array.indices.map { array[$0] }
-  }
 }

@@ -22,6 +22,10 @@ public struct PersistentDeque<Element: Persistable & ~Copyable>: ~Copyable {
   }
 
   @usableFromInline let header: UnsafeMutablePointer<Header>
+
+  /// The name of what is there.
+  @inlinable @inline(__always)
+  init(_ header: UnsafeMutablePointer<Header>) { self.header = header }
   private static var countByte: Int { 16 }
 
   /// An empty deque.
@@ -53,6 +57,11 @@ public struct PersistentDeque<Element: Persistable & ~Copyable>: ~Copyable {
   /// The element at an index, to read. O(1).
   public subscript(index: Int) -> Element {
     unsafeAddress { UnsafePointer(address(index)) }
+  }
+
+  /// Calls `body` for each element in order.
+  public func forEach(_ body: (borrowing Element) throws -> Void) rethrows {
+    for index in indices { try body(place(index).pointee) }
   }
 
   private func announce(_ address: UnsafeMutablePointer<Element>, in section: inout Section) {
@@ -117,6 +126,18 @@ public struct PersistentDeque<Element: Persistable & ~Copyable>: ~Copyable {
     return element
   }
 
+  /// Frees all elements.
+  public func removeAll(in section: inout Section) throws(PoolError) {
+    try destroyElements(in: &section)
+    header.pointee = Header()
+    section.announce(header, byteCount: MemoryLayout<Header>.size)
+  }
+
+  private func destroyElements(in section: inout Section) throws(PoolError) {
+    for index in indices { try place(index).pointee.destroy(in: &section) }
+    try freeElements(in: &section)
+  }
+
   private func makeRoom(in section: inout Section) throws(PoolError) {
     guard count == header.pointee.capacity else { return }
     let capacity = max(header.pointee.capacity * 2, 4)
@@ -148,8 +169,7 @@ public struct PersistentDeque<Element: Persistable & ~Copyable>: ~Copyable {
 extension PersistentDeque: Persistable where Element: ~Copyable {
   /// Frees the elements and the deque.
   public func destroy(in section: inout Section) throws(PoolError) {
-    for index in indices { try place(index).pointee.destroy(in: &section) }
-    try freeElements(in: &section)
+    try destroyElements(in: &section)
     try section.deallocateAnnounced(header)
   }
 
@@ -166,9 +186,21 @@ extension PersistentDeque: Persistable where Element: ~Copyable {
   public static var layout: String { "PersistentDeque<\(Element.layout)>" }
 }
 
-extension Array where Element: Persistable & BitwiseCopyable {
-  /// A copy of a persistent deque's elements.
-  public init(_ deque: borrowing PersistentDeque<Element>) {
-    self = deque.indices.map { deque[$0] }
+extension PersistentDeque where Element: BitwiseCopyable {
+  /// A deque with the elements of a sequence.
+  ///
+  /// - Throws: `.poolFull`.
+  public init(
+    _ elements: some Sequence<Element>, in section: inout Section
+  ) throws(PoolError) {
+    let deque = try PersistentDeque(in: &section)
+    for element in elements { try deque.append(element, in: &section) }
+    self = deque
   }
+
+  /// The first element, if there is one.
+  public var first: Element? { isEmpty ? nil : self[0] }
+
+  /// The last element, if there is one.
+  public var last: Element? { isEmpty ? nil : self[count - 1] }
 }

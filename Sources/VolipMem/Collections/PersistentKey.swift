@@ -96,3 +96,31 @@ extension Bool: PersistentKey {
   @inlinable @inline(__always)
   public func hash(into hasher: inout PersistentHasher) { hasher.combine(self ? 1 : 0) as Void }
 }
+
+/// A key of a sorted dictionary.
+public protocol PersistentOrder: Persistable, ~Copyable {
+  /// Below 0 where `left` comes first, above 0 where `right` does, 0 where they are the same key.
+  static func compare(_ left: borrowing Self, _ right: borrowing Self) -> Int
+}
+
+extension PersistentOrder where Self: Comparable {
+  @inlinable @inline(__always)
+  public static func compare(_ left: borrowing Self, _ right: borrowing Self) -> Int {
+    let (left, right) = (copy left, copy right)
+    return left < right ? -1 : left == right ? 0 : 1
+  }
+}
+
+extension Int: PersistentOrder {}
+extension Int8: PersistentOrder {}
+extension Int16: PersistentOrder {}
+extension Int32: PersistentOrder {}
+extension Int64: PersistentOrder {}
+extension UInt: PersistentOrder {}
+extension UInt8: PersistentOrder {}
+extension UInt16: PersistentOrder {}
+extension UInt32: PersistentOrder {}
+extension UInt64: PersistentOrder {}
+extension Float: PersistentOrder {}
+extension Double: PersistentOrder {}
+extension Duration: PersistentOrder {}

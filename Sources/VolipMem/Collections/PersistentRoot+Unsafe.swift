@@ -25,10 +25,27 @@ extension Pool {
   private func addRoot<T: Persistable & ~Copyable>(
     _ name: String, _ reference: Ref<T>
   ) throws(PoolError) {
-    let fingerprint = try layout(of: T.self)
-    let root = try heap.addRoot(name, fingerprint: fingerprint, byteCount: 8, alignment: 16)
-    // SAFETY: the root's own block of 8 bytes.
+    let layout = try layout(of: T.self)
+    var text = Array(layout.utf8)
+    let root = try heap.addRoot(
+      name, fingerprint: fingerprint(of: layout), byteCount: 8 + text.count, alignment: 16)
+    // SAFETY: the root's own block has room for both.
     address(root).storeBytes(of: reference, as: Ref<T>.self)
+    (address(root) + 8).copyMemory(from: &text, byteCount: text.count)
+  }
+
+  /// The layout that a root was made with, in words where it has them: behind the reference.
+  func layoutText(_ root: Root) -> String {
+    if root.byteCount > 8 {
+      // SAFETY: the entry was checked to lie inside the pool.
+      let bytes = UnsafeRawBufferPointer(start: address(root) + 8, count: root.byteCount - 8)
+      if let text = String(validating: bytes, as: UTF8.self),
+        fingerprint(of: text) == root.fingerprint
+      {
+        return text
+      }
+    }
+    return PoolError.fingerprintText(root.fingerprint)
   }
 
   /// Replaces a value of an older layout, in one section: `body` makes the new one from the old
@@ -42,7 +59,9 @@ extension Pool {
     _ body: (borrowing Old, inout Section) throws -> New
   ) throws -> Ref<New>? {
     guard let found = try heap.root(name) else { return nil }
-    if found.fingerprint == (try layout(of: New.self)) { return try root(name, of: New.self) }
+    if found.fingerprint == fingerprint(of: try layout(of: New.self)) {
+      return try root(name, of: New.self)
+    }
     guard let before = try root(name, of: Old.self) else { return nil }
     let after = try Ref(try body(before.value, &section), in: &section)
     try before.free(in: &section)
@@ -51,16 +70,16 @@ extension Pool {
     return after
   }
 
-  /// The fingerprint of a type's layout.
+  /// A type's layout in words.
   ///
   /// - Throws: `.invalidArgument` for a type with a raw pointer in it, which the compiler lets pass
   ///   as a part of a bitwise struct.
-  private func layout<T: Persistable & ~Copyable>(of type: T.Type) throws(PoolError) -> UInt64 {
+  private func layout<T: Persistable & ~Copyable>(of type: T.Type) throws(PoolError) -> String {
     let layout = T.layout
     for name in ["Unsafe", "RawPointer", "OpaquePointer", "Unmanaged"] where layout.contains(name) {
       throw .invalidArgument("a root with a pointer in its values: \(layout)")
     }
-    return fingerprint(of: layout)
+    return layout
   }
 
   /// The persistent value under `name`, or nil. Needs no section.
@@ -70,8 +89,8 @@ extension Pool {
     try heap.engine.requireOpen()
     guard let root = try heap.root(name) else { return nil }
     let expected = try layout(of: T.self)
-    guard root.fingerprint == expected, root.byteCount == 8 else {
-      throw .rootLayoutMismatch(name: name, expected: expected, found: root.fingerprint)
+    guard root.fingerprint == fingerprint(of: expected), root.byteCount >= 8 else {
+      throw .rootLayoutMismatch(name: name, expected: expected, found: layoutText(root))
     }
     // SAFETY: the layout is that of a reference to T.
     return address(root).load(as: Ref<T>.self)

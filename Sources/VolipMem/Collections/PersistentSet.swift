@@ -12,10 +12,10 @@ public struct NoValue: BitwiseCopyable, Persistable {
 /// Reading needs no section; what changes the set takes `inout Section`. It is freed by
 /// ``destroy(in:)`` and not by going out of scope.
 public struct PersistentSet<Element: PersistentKey & ~Copyable>: ~Copyable {
-  @usableFromInline let elements: PersistentDictionary<Element, NoValue>
+  @usableFromInline let table: PersistentDictionary<Element, NoValue>
 
   @usableFromInline
-  init(_ elements: consuming PersistentDictionary<Element, NoValue>) { self.elements = elements }
+  init(_ elements: consuming PersistentDictionary<Element, NoValue>) { table = elements }
 
   /// An empty set with room for `capacity` elements.
   ///
@@ -26,20 +26,20 @@ public struct PersistentSet<Element: PersistentKey & ~Copyable>: ~Copyable {
 
   /// The number of elements. O(1).
   @inlinable
-  public var count: Int { elements.count }
+  public var count: Int { table.count }
 
   /// Whether there are none.
   @inlinable
-  public var isEmpty: Bool { elements.isEmpty }
+  public var isEmpty: Bool { table.isEmpty }
 
   /// Whether an element is there. O(1), expected.
   @inlinable
-  public func contains(_ element: borrowing Element) -> Bool { elements.contains(element) }
+  public func contains(_ element: borrowing Element) -> Bool { table.contains(element) }
 
   /// Calls `body` for each element, in no order.
   @inlinable
   public func forEach(_ body: (borrowing Element) throws -> Void) rethrows {
-    try elements.forEach { element, _ in try body(element) }
+    try table.forEach { element, _ in try body(element) }
   }
 
   /// Adds an element; false where it is there already, and then the new one is destroyed. O(1),
@@ -50,9 +50,9 @@ public struct PersistentSet<Element: PersistentKey & ~Copyable>: ~Copyable {
   public func insert(
     _ element: consuming Element, in section: inout Section
   ) throws(PoolError) -> Bool {
-    let count = elements.count
-    try elements.insert(NoValue(), forKey: element, in: &section)
-    return elements.count > count
+    let count = table.count
+    try table.insert(NoValue(), forKey: element, in: &section)
+    return table.count > count
   }
 
   /// Takes an element out and destroys it; false where it is not there. O(1), expected.
@@ -60,34 +60,39 @@ public struct PersistentSet<Element: PersistentKey & ~Copyable>: ~Copyable {
   public func remove(
     _ element: borrowing Element, in section: inout Section
   ) throws(PoolError) -> Bool {
-    try elements.remove(element, in: &section)
+    try table.remove(element, in: &section)
   }
 
   /// Frees all elements.
   public func removeAll(in section: inout Section) throws(PoolError) {
-    try elements.removeAll(in: &section)
+    try table.removeAll(in: &section)
   }
 }
 
 extension PersistentSet: Persistable where Element: ~Copyable {
   /// Frees the elements and the set.
   public func destroy(in section: inout Section) throws(PoolError) {
-    try elements.destroy(in: &section)
+    try table.destroy(in: &section)
   }
 
   /// A set of its own with copies of the elements. O(n).
   public func copy(in section: inout Section) throws(PoolError) -> PersistentSet<Element> {
-    PersistentSet(try elements.copy(in: &section))
+    PersistentSet(try table.copy(in: &section))
   }
 
   /// See ``Persistable/layout``.
   public static var layout: String { "PersistentSet<\(Element.layout)>" }
 }
 
-extension Set where Element: PersistentKey & BitwiseCopyable {
-  /// A copy of a persistent set's elements.
-  public init(_ set: borrowing PersistentSet<Element>) {
-    self.init(minimumCapacity: set.count)
-    set.forEach { insert($0) }
+extension PersistentSet where Element: BitwiseCopyable {
+  /// A set with the elements of a sequence.
+  ///
+  /// - Throws: `.poolFull`.
+  public init(
+    _ elements: some Sequence<Element>, in section: inout Section
+  ) throws(PoolError) {
+    let set = try PersistentSet(minimumCapacity: elements.underestimatedCount, in: &section)
+    for element in elements { try set.insert(element, in: &section) }
+    self = set
   }
 }

@@ -26,18 +26,12 @@ public struct PersistentString: ~Copyable {
   ///
   /// - Throws: `.poolFull`.
   public init(_ text: String = "", in section: inout Section) throws(PoolError) {
-    self = try Self.make(text, in: &section)
+    let empty = PersistentString(try section.allocateHeader(Header()))
+    try empty.append(text, in: &section)
+    self = empty
   }
 
   private init(_ header: UnsafeMutablePointer<Header>) { self.header = header }
-
-  private static func make(
-    _ text: String, in section: inout Section
-  ) throws(PoolError) -> PersistentString {
-    let result = PersistentString(try section.allocateHeader(Header()))
-    try result.append(text, in: &section)
-    return result
-  }
 
   // MARK: Reading
 
@@ -171,9 +165,58 @@ extension PersistentString: PersistentKey {
   }
 }
 
-extension String {
-  /// A copy of persistent text.
-  public init(_ text: borrowing PersistentString) { self = text.description }
+/// As a key of a sorted dictionary: in the order of the bytes, which is that of Unicode's numbers.
+extension PersistentString: PersistentOrder {
+  /// See ``PersistentOrder/compare(_:_:)``.
+  public static func compare(
+    _ left: borrowing PersistentString, _ right: borrowing PersistentString
+  ) -> Int {
+    compare(left.bytes, right.bytes)
+  }
+
+  private static func compare(
+    _ left: UnsafeBufferPointer<UInt8>, _ right: UnsafeBufferPointer<UInt8>
+  ) -> Int {
+    for index in 0..<min(left.count, right.count) where left[index] != right[index] {
+      return left[index] < right[index] ? -1 : 1
+    }
+    return left.count - right.count
+  }
+
+  fileprivate static func compare(_ left: borrowing PersistentString, _ right: String) -> Int {
+    var text = right
+    let bytes = left.bytes
+    return text.withUTF8 { compare(bytes, $0) }
+  }
+}
+
+extension PersistentSortedDictionary where Key == PersistentString, Value: ~Copyable {
+  /// Whether a key is there. O(log n).
+  public func contains(_ key: String) -> Bool {
+    place { PersistentString.compare($0, key) } != nil
+  }
+
+  /// Calls `body` with a key's value, if it is there. O(log n).
+  public func withValue<Result>(
+    forKey key: String, _ body: (borrowing Value) throws -> Result
+  ) rethrows -> Result? {
+    try withValue(at: place { PersistentString.compare($0, key) }, body)
+  }
+
+  /// Gives a key a value; the old one is destroyed, or the key is added. O(log n).
+  ///
+  /// - Throws: `.poolFull`.
+  public func insert(
+    _ value: consuming Value, forKey key: String, in section: inout Section
+  ) throws(PoolError) {
+    try insert(value, forKey: try PersistentString(key, in: &section), in: &section)
+  }
+
+  /// Takes a key out and destroys it and its value; false where it is not there. O(log n).
+  @discardableResult
+  public func remove(_ key: String, in section: inout Section) throws(PoolError) -> Bool {
+    try remove(in: &section) { PersistentString.compare($0, key) }
+  }
 }
 
 extension PersistentDictionary where Key == PersistentString, Value: ~Copyable {
@@ -190,9 +233,7 @@ extension PersistentDictionary where Key == PersistentString, Value: ~Copyable {
   public func withValue<Result>(
     forKey key: String, _ body: (borrowing Value) throws -> Result
   ) rethrows -> Result? {
-    let slot = slot(of: key)
-    guard slot >= 0 else { return nil }
-    return try body(entries[slot].value)
+    try withValue(inSlot: slot(of: key), body)
   }
 
   /// Gives a key a value; the old one is destroyed, or the key is added.
@@ -208,21 +249,13 @@ extension PersistentDictionary where Key == PersistentString, Value: ~Copyable {
   public func update<Result>(
     forKey key: String, in section: inout Section, _ body: (inout Value) throws -> Result
   ) rethrows -> Result? {
-    let slot = slot(of: key)
-    guard slot >= 0 else { return nil }
-    announceValue(slot, in: &section)
-    return try body(&entries[slot].value)
+    try update(slot(of: key), in: &section, body)
   }
 
   /// Takes a key out and destroys it and its value; false where it is not there.
   @discardableResult
   public func remove(_ key: String, in section: inout Section) throws(PoolError) -> Bool {
-    let slot = slot(of: key)
-    guard slot >= 0 else { return false }
-    let entry = take(slot, in: &section)
-    try entry.key.destroy(in: &section)
-    try entry.value.destroy(in: &section)
-    return true
+    try remove(slot(of: key), in: &section)
   }
 }
 

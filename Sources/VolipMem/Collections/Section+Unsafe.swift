@@ -40,6 +40,6 @@ extension Section {
   static let forgetBytesMin = 4096
 
   func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
-    try heap.usableBytes(address)
+    try heap.takeUnretainedValue().usableBytes(address)
   }
 }

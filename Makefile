@@ -7,6 +7,7 @@ DEMO_ARGUMENTS ?=
 MEMCACHED_ARGUMENTS ?=
 PROGRAM_ARGUMENTS ?=
 KILLS ?= 1000
+LANE_KILLS ?= 200
 RUNS ?= 10000000
 SECTIONS ?= 1000000
 PREFIX ?= /usr/local
@@ -89,7 +90,8 @@ test-hardware: build ## Guest mode on an emulated processor; power cuts on an em
 	@Scripts/hardware.sh
 
 test-kills: build ## Real kills at random times and at every named point; KILLS=1000
-	VOLIP_KILLS=$(KILLS) $(SWIFT) test --skip-build --disable-xctest --filter KillSoakTests
+	VOLIP_KILLS=$(KILLS) VOLIP_LANE_KILLS=$(LANE_KILLS) $(SWIFT) test --skip-build --disable-xctest \
+	  --filter 'KillSoakTests|LaneKillTests'
 
 test-flips: build ## Every single bit of superblocks, log and heap metadata, flipped
 	VOLIP_FLIP_STEP=1 $(SWIFT) test --skip-build --disable-xctest --filter BitFlipTests

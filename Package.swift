@@ -31,7 +31,7 @@ let tests: [(String, [Target.Dependency])] = [
   ("VolipCommitTests", ["VolipCommit", "CTestSupport"]),
   ("VolipHeapTests", ["VolipHeap"]),
   ("VolipMemTests", ["VolipMem", "volip-test-helper"]),
-  ("CollectionTests", ["VolipMem", "volip-test-helper"]),
+  ("CollectionTests", ["VolipMem", "CVolipWriteSet", "volip-test-helper"]),
   ("HostilePoolTests", ["VolipMem", "CTestSupport", "volip-test-helper"]),
   ("CrashTests", ["VolipMem", "PersistentHashmap", "volip-test-helper"]),
   ("CrashLaboratoryTests", ["CrashLaboratory"]),
@@ -166,7 +166,7 @@ let package = Package(
     // What tests run in a process of its own: entering states that a test runner must not be in.
     .executableTarget(
       name: "volip-test-helper",
-      dependencies: ["VolipMem", "CVolimem", "CTestSupport", "HostilePool"],
+      dependencies: ["VolipMem", "CVolimem", "CTestSupport", "HostilePool", "TestBasics"],
       path: "Tests/Helper",
       swiftSettings: swiftSettings),
     // An ordinary program that must not notice whether it runs in guest mode.

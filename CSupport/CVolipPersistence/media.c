@@ -188,6 +188,10 @@ void cvp_media_clear(struct cvp_media *media) {
   atomic_store(&media->failed_count, 0);
 }
 
+void cvp_media_clear_counted(struct cvp_media *media, size_t counted) {
+  atomic_compare_exchange_strong(&media->failed_count, &counted, 0);
+}
+
 int cvp_media_map_again(void *page, int descriptor, uint64_t offset) {
   // On persistent memory as libpmem maps it, with the file system's own data durable at once.
   const int with_sync[] = {MAP_SHARED_VALIDATE | MAP_SYNC, MAP_SHARED};

@@ -2,6 +2,7 @@
 #include "CVolipWriteSet.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 _Thread_local struct cvw_thread_section cvw_this_thread
     __attribute__((tls_model("initial-exec")));
@@ -12,12 +13,17 @@ static void on_thread_exit(void *value) {
   struct cvw_thread_section *section = value;
   if (section->depth > 0)
     abandon_section(section->owner);
+  section->thread = 0;  // a section that a later destructor opens is watched again
 }
 
 // The section stays with the parent.
 static void in_child(void) {
   cvw_this_thread.owner = NULL;
   cvw_this_thread.depth = 0;
+  cvw_this_thread.lane = NULL;
+  cvw_this_thread.group = NULL;
+  cvw_this_thread.announced = NULL;
+  cvw_this_thread.thread = 0;
 }
 
 int cvw_thread_section_on_exit(void (*abandon)(void *owner)) {
@@ -27,8 +33,10 @@ int cvw_thread_section_on_exit(void (*abandon)(void *owner)) {
 }
 
 void cvw_thread_section_enroll(void) {
-  if (!pthread_getspecific(exit_key))
-    pthread_setspecific(exit_key, &cvw_this_thread);
+  if (cvw_this_thread.thread != 0)
+    return;
+  cvw_this_thread.thread = gettid();
+  pthread_setspecific(exit_key, &cvw_this_thread);
 }
 
 int cvw_cancellation_defer(void) {

@@ -91,6 +91,9 @@ private func code(of error: PoolError) -> volip_code {
   case .invalidRootName: VOLIP_INVALID_ROOT_NAME
   // The command's alone, and the collections'.
   case .needsRecovery, .damagedExport, .volatilePointer: VOLIP_SYSTEM
+  case .pageTrackedWrite: VOLIP_PAGE_TRACKED_WRITE
+  case .laneFull: VOLIP_LANE_FULL
+  case .sectionsDeadlocked: VOLIP_SECTIONS_DEADLOCKED
   }
 }
 

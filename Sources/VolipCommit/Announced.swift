@@ -33,6 +33,8 @@ extension PoolEngine {
   /// Lets the open section write page-tracked memory: heap metadata, for instance.
   public func trackOpenSection() throws(PoolError) {
     guard isInSection else { throw .noSection }
+    guard laneOfThisThread == nil else { throw .pageTrackedWrite }
+    isOnlyAnnounced = false
     try beginTracking()
   }
 
@@ -75,8 +77,13 @@ extension PoolEngine {
     let changes = parts.writeSet.takeChanges { page in
       announcedPages.contains { $0.contains(page) }
     }
-    guard let offset = announced.firstUnannounced(changes, image: parts.image) else { return }
-    try rollBack(parts)
-    throw .unannouncedWrite(offset: offset)
+    if let offset = announced.firstUnannounced(changes, image: parts.image) {
+      try rollBack(parts)
+      throw .unannouncedWrite(offset: offset)
+    }
+    if isOnlyAnnounced, parts.writeSet.lineCount > 0 {
+      try rollBack(parts)
+      throw .pageTrackedWrite
+    }
   }
 }

@@ -11,6 +11,7 @@ extension PoolEngine {
   /// Applies the log for good. Every live record's update has ended: commit and checkpoint run
   /// under the same gate.
   func checkpoint() throws(PoolError) {
+    if lanes.isActive { return try checkpointLanes() }
     let redoLog = parts.redoLog
     guard !redoLog.isEmpty else { return }
     pass(.checkpoint)
@@ -55,7 +56,7 @@ extension PoolEngine {
     next.logTail =
       isRemoved(.lapOnRestart) ? redoLog.head : (redoLog.head + bytes - 1) / bytes * bytes
     try writeBack(next, through: parts.memory)
-    redoLog.restart(file.superblock)
+    redoLog.restart(file.superblock, file.superblock.logRegion)
   }
 
   /// Makes the pool larger (rule 20). The image grows at the end of the file; nothing refers to the
@@ -84,7 +85,7 @@ extension PoolEngine {
   }
 
   /// Flushes what the live records name, then writes both superblock copies.
-  private func writeBack(
+  func writeBack(
     _ next: Superblock, through memory: DurableMemory
   ) throws(PoolError) {
     let (redoLog, imageOffset) = (parts.redoLog, parts.imageOffset)

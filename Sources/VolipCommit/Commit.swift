@@ -78,7 +78,9 @@ extension PoolEngine {
   private func log(_ parts: EngineParts, at position: UInt64) throws(PoolError) -> LogRecord {
     let record: LogRecord
     do throws(PoolError) {
-      record = try parts.redoLog.append(parts.writeSet, workingCopy, at: position)
+      record = try parts.redoLog.append(
+        parts.writeSet, workingCopy, at: position, lsn: parts.redoLog.lastLsn + 1)
+      parts.redoLog.noteLive(record)
     } catch {
       let isLogLost = !parts.memory.failedPages.isEmpty
       try rollBack(parts)

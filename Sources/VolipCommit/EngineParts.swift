@@ -30,7 +30,8 @@ final class EngineParts {
       pageCapacity: workingCopy.pageCount,
       trapTicks: options.retention ? trapTicks(tracker.kind) : 0)
     blocks = try ImageBlocks(file)
-    redoLog = RedoLog(file.superblock, memory: memory)
+    redoLog = RedoLog(
+      file.superblock, file.superblock.logRegion, memory: memory)
   }
 }
 

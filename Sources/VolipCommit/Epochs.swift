@@ -10,6 +10,7 @@ extension PoolEngine {
   /// Lets every watched page be written outside sections from here on.
   public func beginEpochs() throws(PoolError) {
     try withGate { () throws(PoolError) in
+      try closeLanes()
       try beginTracking()
       isInEpochs = true
     }

@@ -2,23 +2,27 @@
 //
 // Invariants
 // 1. A record is believed as it stands in our own memory, not as it was in the log a moment ago.
-// 2. The records taken follow each other without a gap; where the log was used again before its
-//    records were read, `drain` throws and nothing that was taken is used.
-// 3. What the writer did before `drain` was called is taken when it returns: a record that was
-//    sealed by then stood in the log until a superblock named a later one as applied, and the
-//    superblock is read after the place where the record would be.
+// 2. What the writer did before `drain` was called is taken when it returns: where the log was used
+//    again before its records were read, `drain` throws and nothing that was taken is used. Stamps
+//    that a superblock calls applied have no gaps, so that one that was missed is noticed.
+// 3. What is used ends at the last stamp that was found in a first look at all lanes. A second look
+//    takes whatever those records saw: it was durable before they were drawn, perhaps in a lane
+//    that had been looked at by then.
 
 import CVolipPersistence
 
 final class LogFollower {
   private let file: PoolFile
   private let memory: DurableMemory
-  /// Of the superblock that was read last.
-  private var recovery: Recovery
-  private var superblock: Superblock
-  private var live: Recovery.LiveLog
-  /// Copies, oldest first.
-  private(set) var records: [LogRecord] = []
+  private var scans: [LogScan]
+  private let firstApplied: UInt64
+  /// Copies, by their stamps.
+  private var taken: [UInt64: LogRecord] = [:]
+  /// Of the last section that is used.
+  private(set) var lastLsn: UInt64
+
+  /// Superblocks that come one after the other while a log is looked at.
+  private static let roundsMax = 100
 
   /// - Parameters:
   ///   - file: a view.
@@ -26,16 +30,19 @@ final class LogFollower {
   init(_ file: PoolFile, _ memory: DurableMemory) {
     self.file = file
     self.memory = memory
-    superblock = file.superblock
-    recovery = Recovery(file, memory)
-    live = Recovery.LiveLog(end: superblock.logTail, lastLsn: superblock.appliedLsn)
+    scans = LogScan.all(of: file, memory)
+    firstApplied = file.superblock.appliedLsn
+    lastLsn = firstApplied
   }
 
   deinit {
-    for record in records { UnsafeMutableRawPointer(mutating: record.start).deallocate() }
+    for record in taken.values { UnsafeMutableRawPointer(mutating: record.start).deallocate() }
   }
 
-  var lastLsn: UInt64 { live.lastLsn }
+  /// What was taken, oldest first.
+  var records: [LogRecord] {
+    taken.values.filter { $0.header.lsn <= lastLsn }.sorted { $0.header.lsn < $1.header.lsn }
+  }
 
   /// The log was used again before its records were read, or the pool has other parts now.
   private var overtaken: PoolError { .inUse(path: file.path) }
@@ -44,33 +51,43 @@ final class LogFollower {
   ///
   /// - Throws: `.inUse` when the writer was faster.
   func drain() throws(PoolError) {
-    // A log has no more than its size at a time; nobody is followed without end.
-    var end = live.end + superblock.geometry.logBytes
-    repeat {
-      while live.end < end, let record = recovery.next(in: live) {
-        let copy = try take(record)
-        records.append(copy)
-        if copy.header.position != live.end { live.gap = live.end }
-        live.end = copy.header.end
-        live.lastLsn = copy.header.lsn
+    for _ in 0..<Self.roundsMax {
+      try look()
+      let newest = taken.keys.max() ?? lastLsn
+      try look()
+      if try !followSuperblock() {
+        lastLsn = max(newest, file.superblock.appliedLsn)
+        return
       }
-      if live.end >= end { return }
-    } while try followSuperblock(&end)
+    }
+    throw overtaken
+  }
+
+  /// Takes what follows in each lane. A log has no more than its size behind its tail.
+  private func look() throws(PoolError) {
+    for index in 0..<scans.count {
+      while let record = scans[index].next {
+        if taken[record.header.lsn] == nil {
+          taken[record.header.lsn] = try take(record, of: scans[index])
+        }
+        scans[index].goBehind(record.header)
+      }
+    }
   }
 
   /// Copies a record, and looks at the copy as recovery looked at the record.
-  private func take(_ record: LogRecord) throws(PoolError) -> LogRecord {
+  private func take(_ record: LogRecord, of scan: LogScan) throws(PoolError) -> LogRecord {
     let copy = UnsafeMutableRawPointer.allocate(
       byteCount: record.header.recordBytes, alignment: DurableMemory.lineBytes)
-    // SAFETY: recovery bounded the record by the end of the log, which is mapped.
+    // SAFETY: the scan bounded the record by the end of its region, which is mapped.
     copy.copyMemory(from: record.start, byteCount: record.header.recordBytes)
     let decoded = RecordHeader.decode(
       from: copy, at: record.header.position, generation: record.header.generation)
     let taken = LogRecord(header: record.header, start: UnsafeRawPointer(copy))
-    let imageLines = superblock.geometry.imageBytes / UInt64(DurableMemory.lineBytes)
+    let imageLines = file.superblock.geometry.imageBytes / UInt64(DurableMemory.lineBytes)
     guard let (header, seal) = decoded, header == record.header,
       taken.extentsFit(imageLines: imageLines),
-      seal == taken.expectedSeal(poolIdentity: superblock.poolIdentity)
+      seal == taken.expectedSeal(poolIdentity: scan.region.identity)
     else {
       copy.deallocate()
       throw overtaken
@@ -81,25 +98,17 @@ final class LogFollower {
   /// Reads the superblock again, after no next record was found.
   ///
   /// - Returns: whether records may be found now where none could be before.
-  private func followSuperblock(_ end: inout UInt64) throws(PoolError) -> Bool {
-    let before = superblock
+  private func followSuperblock() throws(PoolError) -> Bool {
+    let before = file.superblock
     try file.refresh()
-    superblock = file.superblock
-    guard hasSameParts(superblock.geometry, before.geometry), superblock.appliedLsn <= live.lastLsn
+    let now = file.superblock
+    guard now != before else { return false }
+    let applied = taken.keys.reduce(0) { $0 + ($1 <= now.appliedLsn ? 1 : 0) }
+    guard hasSameParts(now.geometry, before.geometry), now.appliedLsn >= firstApplied,
+      UInt64(applied) == now.appliedLsn - firstApplied
     else { throw overtaken }
-    guard superblock != before else { return false }
-    recovery = Recovery(file, memory)
-    if superblock.appliedLsn == live.lastLsn {
-      // Everything that was taken is in the image; the log may go on at another place.
-      if superblock.logTail != live.end || superblock.generation != before.generation {
-        live = Recovery.LiveLog(end: superblock.logTail, lastLsn: live.lastLsn)
-        end = live.end + superblock.geometry.logBytes
-      }
-    } else if superblock.generation != before.generation
-      || superblock.geometry.logBytes != before.geometry.logBytes
-    {
-      throw overtaken
-    }
+    // The log goes on anywhere, as one or in lanes.
+    scans = LogScan.all(of: file, memory)
     return true
   }
 

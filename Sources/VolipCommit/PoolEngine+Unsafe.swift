@@ -6,15 +6,18 @@
 //     | close                    v
 //   closed <----------------- poisoned
 //
-// Who may touch what: every stored property below `gate` is read and written only by the thread
-// that holds the gate: the section's thread from pstart to pend, a thread inside checkpoint, grow
-// or close; so they need no run-time check of exclusive access. The gate is the only lock; nothing
-// is called under it that could wait for another thread. Application locks are taken before pstart
-// and released after pend, or inside sections (rule 6).
+// Who may touch what: every stored property below `gate` that is not atomic or locked by itself is
+// read and written only by the thread that holds the gate: an exclusive section's from pstart to
+// pend, the last of a group in its pend, a thread inside checkpoint, grow or close; so they need no
+// run-time check of exclusive access. While the log is divided into lanes, `file` and `parts` are
+// used under the log lock too, by threads that have no gate but a lane, which the gate waits for
+// before it changes them. Lock order: Lanes+Unsafe.swift; kinds of sections: Gate+Unsafe.swift.
+// Application locks are taken before pstart and released after pend, or inside sections (rule 6).
 
 import CVolipPersistence
 import CVolipWriteSet
 import Glibc
+import Synchronization
 
 public struct EngineOptions: Sendable {
   /// Which tracker; nil takes the first that works.
@@ -26,21 +29,33 @@ public struct EngineOptions: Sendable {
   /// Whether pstart looks for writes made since the last section. A retained page's are not seen:
   /// they belong to the next section.
   public var strayWriteCheck = true
+  /// Lanes for concurrent sections, 2 to 14: as many threads have one at a time, others wait.
+  public var laneCount = 8
+  /// Seconds that a thread waits for other sections before it looks whether they wait too.
+  public var deadlockSeconds = 2
   /// Whether the tracker watches announced memory too, and a section fails that changed a byte
-  /// there without announcing it. `VOLIP_AUDIT=1` in the environment switches it on. For tests: it
-  /// costs what announcing saves.
+  /// there without announcing it; concurrent sections wait for each other then. `VOLIP_AUDIT=1` in
+  /// the environment switches it on. For tests: it costs what announcing saves.
   public var audit = getenv("VOLIP_AUDIT").map { $0.pointee == 0x31 } ?? false
 
   public init() {}
 }
 
-/// Which writes of a section become durable.
+/// Which writes of a section become durable, and beside which other sections.
 public enum SectionKind: Sendable {
-  /// All of them: the tracker finds those that are not announced.
+  /// All of them: the tracker finds those that are not announced. No other section is open.
   case exclusive
   /// Announced ones alone. Nothing is trapped, and no page is looked at; a write to other memory of
-  /// the pool is a write outside a section.
+  /// the pool is a write outside a section. No other section is open.
   case announced
+  /// Announced ones alone, beside other concurrent sections: each thread has a lane of the log and
+  /// commits alone. Two sections that are open at once must not touch the same bytes: the
+  /// application's locks see to that, taken before and released after the section.
+  case concurrent
+  /// All of them, beside other sections of the group. The first `pend` lets no more sections in,
+  /// the last one commits all of them in one record, and then all have ended. Where one is aborted
+  /// all are.
+  case group
 }
 
 /// Counts of one handle since it was opened.
@@ -63,7 +78,11 @@ public final class PoolEngine: @unchecked Sendable {
     case closed
   }
 
-  private let gate: UnsafeMutablePointer<pthread_mutex_t>
+  let gate: UnsafeMutablePointer<pthread_mutex_t>
+  /// For the heap, in sections of a group.
+  let heapLock: UnsafeMutablePointer<pthread_mutex_t>
+  /// Signalled when the last section of a group has ended.
+  let groupEnded: UnsafeMutablePointer<pthread_cond_t>
   /// A byte that reads 1 here and 0 in a forked child, and `isTracking`.
   @usableFromInline let parentMark: UnsafeMutablePointer<UInt8>
 
@@ -71,13 +90,23 @@ public final class PoolEngine: @unchecked Sendable {
   let workingCopy: WorkingCopy
   let options: EngineOptions
   @exclusivity(unchecked) var parts: EngineParts
-  @exclusivity(unchecked) var state = State.ready
-  @exclusivity(unchecked) private var isDoomed = false
+  @exclusivity(unchecked) var isDoomed = false
+  /// In an audit: whether the open section would be a concurrent one without.
+  @exclusivity(unchecked) var isOnlyAnnounced = false
   /// Whether everything that is written belongs to an epoch (Epochs.swift).
   @exclusivity(unchecked) var isInEpochs = false
   @exclusivity(unchecked) private(set) var watchedPages = 0
-  @exclusivity(unchecked) private var statistics = SectionStatistics()
-  /// What the open section announces.
+  @exclusivity(unchecked) var statistics = SectionStatistics()
+  /// The section of a group that is open, or closing.
+  @exclusivity(unchecked) var group: SectionGroup?
+  /// The lanes of concurrent sections.
+  let lanes: Lanes
+  /// Who has the gate closed, as the kernel names threads; 0 for nobody that has a section.
+  let gateThread = Atomic<Int32>(0)
+  private let stateBox = Mutex(State.ready)
+  /// Whether the handle is poisoned or closed.
+  let isStopped = Atomic(false)
+  /// What the open section announces, but in a lane.
   public let announced: AnnouncedWrites
   /// Runs of announced pages, and how many of them were there before the open section.
   @exclusivity(unchecked) var announcedPages: [Range<Int>] = []
@@ -96,13 +125,23 @@ public final class PoolEngine: @unchecked Sendable {
     parts = try EngineParts(file, memory, workingCopy, options)
     announced = AnnouncedWrites(
       base: workingCopy.base, byteCount: workingCopy.pageCount * DurableMemory.pageBytes)
+    lanes = try Lanes(
+      count: min(max(options.laneCount, 2), LaneTable.countMax), file.superblock, memory,
+      workingCopy)
     gate = .allocate(capacity: 1)
     pthread_mutex_init(gate, nil)
+    heapLock = .allocate(capacity: 1)
+    var recursive = pthread_mutexattr_t()
+    pthread_mutexattr_init(&recursive)
+    pthread_mutexattr_settype(&recursive, Int32(PTHREAD_MUTEX_RECURSIVE))
+    pthread_mutex_init(heapLock, &recursive)
+    groupEnded = .allocate(capacity: 1)
+    pthread_cond_init(groupEnded, nil)
     parentMark = try Self.makeParentMark()
     threadExitIsWatched
     // Last: everything else that an open needs is there, so that one that fails changed nothing.
     statistics.replayed = try Recovery(file, memory).run().recordCount
-    parts.redoLog.restart(file.superblock)
+    parts.redoLog.restart(file.superblock, file.superblock.logRegion)
     publishTracker()
   }
 
@@ -117,6 +156,10 @@ public final class PoolEngine: @unchecked Sendable {
     munmap(parentMark, DurableMemory.pageBytes)
     pthread_mutex_destroy(gate)
     gate.deallocate()
+    pthread_mutex_destroy(heapLock)
+    heapLock.deallocate()
+    pthread_cond_destroy(groupEnded)
+    groupEnded.deallocate()
   }
 
   /// After growth: everything that has an entry for each page.
@@ -125,6 +168,9 @@ public final class PoolEngine: @unchecked Sendable {
     parts = try EngineParts(file, memory, workingCopy, options)
     try parts.tracker.watch(upTo: watchedPages)
     announced.resize(byteCount: pageCount * DurableMemory.pageBytes)
+    for lane in lanes.all {
+      lane.attach(memory, file.superblock, byteCount: pageCount * DurableMemory.pageBytes)
+    }
     for pages in workingCopy.announcedPages { try parts.tracker.release(pages) }
   }
 
@@ -165,12 +211,11 @@ public final class PoolEngine: @unchecked Sendable {
 
   func setTracking(_ value: Bool) { parentMark[1] = value ? 1 : 0 }
 
-  /// Before anything that ends a section: a child that got further would scan and arm the pages of
-  /// its parent, whose descriptors it has.
-  private func requireSection() throws(PoolError) {
-    guard parentMark.pointee == 1 else { throw .forkedChild }
-    guard isInSection else { throw .noSection }
-  }
+  /// Whether other threads' sections may change the same memory: then the heap takes its lock.
+  @inlinable @inline(__always)
+  public var isShared: Bool { parentMark[2] != 0 }
+
+  func setShared(_ value: Bool) { parentMark[2] = value ? 1 : 0 }
 
   @inlinable var opaqueSelf: UnsafeMutableRawPointer {
     Unmanaged.passUnretained(self).toOpaque()
@@ -180,202 +225,37 @@ public final class PoolEngine: @unchecked Sendable {
     try withGate { () throws(PoolError) in
       var result = statistics
       result.persistence = parts.memory.counters
+      for lane in lanes.all {
+        result.committed += lane.committed.load(ordering: .relaxed)
+        result.rolledBack += lane.rolledBack.load(ordering: .relaxed)
+        result.persistence.fences += lane.counters.fences
+        result.persistence.storedBytes += lane.counters.storedBytes
+      }
       return result
     }
   }
 
-  // MARK: Gate
-
-  private func lock(evenPoisoned: Bool = false) throws(PoolError) {
-    guard parentMark.pointee == 1 else { throw .forkedChild }
-    if !isRemoved(.gate) { pthread_mutex_lock(gate) }
-    switch state {
-    case .ready: return
-    case .poisoned where evenPoisoned: return
-    case .closed:
-      pthread_mutex_unlock(gate)
-      throw .closed
-    case .poisoned(let reason):
-      pthread_mutex_unlock(gate)
-      throw .poisoned(reason: reason)
+  /// A change of it is seen by every thread's next section.
+  var state: State {
+    get { stateBox.withLock { $0 } }
+    set {
+      stateBox.withLock { $0 = newValue }
+      isStopped.store(newValue != .ready, ordering: .releasing)
+      if newValue != .ready { lanes.isClosed.store(true, ordering: .sequentiallyConsistent) }
     }
   }
 
-  private func unlock() {
-    pthread_mutex_unlock(gate)
+  /// Why nothing can be done with the handle any more.
+  var stopped: PoolError {
+    if case .poisoned(let reason) = state { return .poisoned(reason: reason) }
+    return .closed
   }
 
-  /// Runs `body` with the gate closed and no section open; inside a section of this thread the
-  /// gate is closed already.
-  func withGate<Result>(
-    evenPoisoned: Bool = false, _ body: () throws(PoolError) -> Result
-  ) throws(PoolError) -> Result {
-    if isInSection { return try body() }
-    // Two threads that each wait for the other's pool would wait for ever.
-    guard cvw_thread_section()!.pointee.depth == 0 else { throw Self.otherPool }
-    try lock(evenPoisoned: evenPoisoned)
-    defer { unlock() }
-    return try Self.withoutCancellation(body)
-  }
-
-  /// No thread may end between the arming of a section's pages and the end of its update, nor with
-  /// a pool in hand that is half open: it would stay locked.
-  public static func withoutCancellation<Result>(
-    _ body: () throws(PoolError) -> Result
-  ) throws(PoolError) -> Result {
-    let previous = cvw_cancellation_defer()
-    defer { cvw_cancellation_restore(previous) }
-    return try FailedPages.noted(body)
-  }
-
-  private static let otherPool = PoolError.invalidArgument(
-    "a section of another pool is open on this thread")
-
-  func poison(_ error: PoolError, _ reason: String) -> PoolError {
-    if state == .ready { state = .poisoned("\(reason): \(error)") }
-    return error
-  }
-
-  // MARK: Sections
-
-  /// pstart: opens a section, or enters the one that this thread has open (flat nesting).
-  public func openSection(_ kind: SectionKind = .exclusive) throws(PoolError) {
-    guard parentMark.pointee == 1 else { throw .forkedChild }
-    let section = cvw_thread_section()!
-    if section.pointee.depth > 0 {
-      guard section.pointee.owner == opaqueSelf else { throw Self.otherPool }
-      if kind == .exclusive { try beginTracking() }
-      section.pointee.depth += 1
-      return
-    }
-    try lock()
-    do throws(PoolError) {
-      guard !isInEpochs else { throw .invalidArgument("a section of a pool that is in epochs") }
-      setTracking(false)
-      if kind == .exclusive || options.audit { try beginTracking() }
-    } catch {
-      unlock()
-      throw error
-    }
-    cvw_thread_section_enroll()
-    isDoomed = false
-    beginAnnouncing()
-    section.pointee.owner = Unmanaged.passRetained(self).toOpaque()
-    section.pointee.depth = 1
-    pass(.sectionOpened)
-  }
-
-  private func beginAnnouncing() {
-    announced.begin(number: parts.redoLog.lastLsn + 1)
-    announcedRunsBefore = announcedPages.count
-  }
-
-  /// Lets the tracker follow the open section from here on.
-  func beginTracking() throws(PoolError) {
-    guard !isTracking else { return }
-    let tracker = parts.tracker
-    if options.strayWriteCheck, tracker.mayHaveStrayWrites(), !isRemoved(.strayWriteCheck) {
-      try Self.withoutCancellation(putStrayWritesBack)
-    }
-    tracker.sectionOpened()
-    setTracking(true)
-  }
-
-  /// The thread's section is over, and with it its hold on the pool.
-  private func leaveSection() {
-    let section = cvw_thread_section()!
-    section.pointee.depth = 0
-    section.pointee.owner = nil
-    unlock()
-    Unmanaged.passUnretained(self).release()
-  }
-
-  /// pend: commits with the outermost section.
-  public func closeSection() throws(PoolError) {
-    try requireSection()
-    let section = cvw_thread_section()!
-    guard section.pointee.depth == 1 else {
-      section.pointee.depth -= 1
-      return
-    }
-    defer { leaveSection() }
-    try Self.withoutCancellation(endSection)
-  }
-
-  /// Commits the section's writes, or takes them back where a nested section was aborted.
-  func endSection() throws(PoolError) {
-    if isDoomed {
-      try endWithoutCommit()
-      throw .sectionAborted
-    }
-    let parts = parts
-    if isTracking { parts.tracker.sectionClosed() }
-    defer { if isTracking { parts.tracker.settle(parts.writeSet) } }
-    try commit(parts)
-    announced.removeAll()
-    if options.audit { updateAnnouncedImage(parts) }
-    count(parts.writeSet)
-  }
-
-  private func count(_ writeSet: WriteSet) {
-    statistics.committed += 1
-    statistics.pages += writeSet.pageCount
-    statistics.lines += writeSet.lineCount
-    publish(statistics)
-  }
-
-  /// pcommit: commits and goes on in a new section without opening the gate.
-  public func commitSection() throws(PoolError) {
-    try requireSection()
-    guard cvw_thread_section()!.pointee.depth == 1 else { throw .nestedSection }
-    do throws(PoolError) {
-      try Self.withoutCancellation(endSection)
-    } catch {
-      leaveSection()
-      throw error
-    }
-    if isTracking { parts.tracker.sectionOpened() }
-    beginAnnouncing()
-  }
-
-  /// pabort: rolls back. In a nested section the outermost `pend` does it and reports
-  /// `.sectionAborted`.
-  public func abortSection() throws(PoolError) {
-    try requireSection()
-    let section = cvw_thread_section()!
-    guard section.pointee.depth == 1 else {
-      isDoomed = true
-      section.pointee.depth -= 1
-      return
-    }
-    defer { leaveSection() }
-    try Self.withoutCancellation(endWithoutCommit)
-  }
-
-  private func endWithoutCommit() throws(PoolError) {
-    let parts = parts
-    if isTracking { parts.tracker.sectionClosed() }
-    defer { if isTracking { parts.tracker.settle(parts.writeSet) } }
-    statistics.rolledBack += 1
-    do throws(PoolError) {
-      if isTracking { try parts.tracker.takeWritten(into: parts.writeSet) }
-    } catch {
-      throw poison(error, "write set not collected")
-    }
-    if !isRemoved(.takeBack) { try takeBack(parts) }
-  }
-
-  /// Aborts the section of this thread, however deep, if it has one: a thread that ends inside its
-  /// section (rule 22), a handle that goes.
-  public func abandonSection() {
-    guard isInSection else { return }
-    cvw_thread_section()!.pointee.depth = 1
-    try? abortSection()
-  }
+  // MARK: Stray writes
 
   /// Pages written since the last section: compared, put back, reported (rule 14). Retained pages
   /// are writable anyway and are left to the next section.
-  private func putStrayWritesBack() throws(PoolError) {
+  func putStrayWritesBack() throws(PoolError) {
     let (tracker, writeSet) = (parts.tracker, parts.writeSet)
     let (retention, image) = (parts.retention, parts.image)
     try tracker.takeWritten(into: writeSet)
@@ -404,15 +284,25 @@ public final class PoolEngine: @unchecked Sendable {
     if let stray { throw .writeOutsideSection(offset: stray.bytes) }
   }
 
-  /// The pool in whose section the calling thread is, or nil.
-  public static var ofThisThread: PoolEngine? {
-    let section = cvw_thread_section()!
-    guard section.pointee.depth > 0, let owner = section.pointee.owner else { return nil }
-    // SAFETY: a section holds its engine until it has ended.
-    return Unmanaged<PoolEngine>.fromOpaque(owner).takeUnretainedValue()
+  // MARK: Between the heap and the tracker
+
+  /// Runs `body` as the only one in the heap: where sections of a group are open, under a lock.
+  /// Leaf: nothing is waited for under it. Reentered by the same thread.
+  @inline(__always)
+  public func withHeapLock<Result>(
+    _ body: () throws(PoolError) -> Result
+  ) throws(PoolError) -> Result {
+    guard isShared, !isRemoved(.heapLock) else { return try body() }
+    pthread_mutex_lock(heapLock)
+    defer { pthread_mutex_unlock(heapLock) }
+    return try body()
   }
 
-  // MARK: Between the heap and the tracker
+  /// Lanes of concurrent sections.
+  public var laneCount: Int { lanes.all.count }
+
+  /// What the section of a lane announces.
+  public func announced(ofLane index: Int) -> AnnouncedWrites { lanes.all[index].announced }
 
   /// The first of some pages that cannot be read, or nil.
   package func unreadablePage(in pages: Range<Int>) -> Int? {
@@ -447,9 +337,11 @@ public final class PoolEngine: @unchecked Sendable {
     let first = offset / DurableMemory.pageBytes
     let last = (offset + byteCount - 1) / DurableMemory.pageBytes
     // Announced memory is writable, and not the tracker's.
-    guard !workingCopy.announcedPages.contains(where: { $0.contains(first) && $0.contains(last) })
-    else { return }
-    try parts.tracker.willWrite(first..<last + 1)
+    try withHeapLock { () throws(PoolError) in
+      guard !workingCopy.announcedPages.contains(where: { $0.contains(first) && $0.contains(last) })
+      else { return }
+      try parts.tracker.willWrite(first..<last + 1)
+    }
   }
 
   // MARK: Whole pool
@@ -463,7 +355,10 @@ public final class PoolEngine: @unchecked Sendable {
   /// Makes the pool file `fileBytes` large.
   public func grow(toFileBytes fileBytes: UInt64) throws(PoolError) {
     guard !isInSection else { throw .nestedSection }
-    try withGate { () throws(PoolError) in try growImage(toFileBytes: fileBytes) }
+    try withGate { () throws(PoolError) in
+      try closeLanes()
+      try growImage(toFileBytes: fileBytes)
+    }
   }
 
   /// Checkpoints, then gives mappings, addresses and lock back. Where the checkpoint fails that is
@@ -472,6 +367,8 @@ public final class PoolEngine: @unchecked Sendable {
   public func close() throws(PoolError) {
     guard !isInSection else { throw .nestedSection }
     try withGate(evenPoisoned: true) { () throws(PoolError) in
+      try waitForLanes()
+      // After the wait: a lane may have poisoned the handle meanwhile (rule 13).
       let isReady = state == .ready
       defer {
         state = .closed
@@ -480,14 +377,17 @@ public final class PoolEngine: @unchecked Sendable {
         parts.memory.unmap()
         file.unlock()
       }
-      if isReady || isRemoved(.poisonedClose) { try checkpoint() }
+      if isReady || isRemoved(.poisonedClose) {
+        try checkpoint()
+        if lanes.isActive { try leaveLanes() }
+      }
     }
   }
 
   /// Before persistent memory is read on behalf of a caller who may have closed the pool.
   @inline(__always)
   public func requireOpen() throws(PoolError) {
-    if state == .closed { throw .closed }
+    if isStopped.load(ordering: .relaxed), state == .closed { throw .closed }
   }
 }
 

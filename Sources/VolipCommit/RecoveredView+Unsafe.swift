@@ -17,9 +17,10 @@ public struct RecordFacts: Sendable {
   public let lines: [Range<UInt64>]
   public let announced: [Range<UInt64>]
 
-  init(_ record: LogRecord, _ geometry: PoolGeometry) {
+  init(_ record: LogRecord, in memory: DurableMemory) {
     lsn = record.header.lsn
-    fileOffset = geometry.logOffset + record.header.position % geometry.logBytes
+    // SAFETY: the record stands in this mapping of the file.
+    fileOffset = UInt64(record.start - UnsafeRawPointer(memory.address(0)))
     byteCount = record.header.recordBytes
     lines = (0..<record.header.extentCount).map { index in
       let extent = record.extent(index)
@@ -59,7 +60,7 @@ package final class RecoveredView {
     var found: [RecordFacts] = []
     do throws(PoolError) {
       try FailedPages.noted { () throws(PoolError) in
-        _ = recovery.scan { found.append(RecordFacts($0, geometry)) }
+        try recovery.forEachLive { found.append(RecordFacts($0, in: memory)) }
         _ = try recovery.run()
         try memory.requireWhole()
       }
@@ -80,12 +81,13 @@ package final class RecoveredView {
   /// Log sequence number of the last section that is there.
   package var lastLsn: UInt64 { file.superblock.appliedLsn }
 
-  /// Whether an open would find something to do: records to apply, a superblock copy to repair.
+  /// Whether an open would find something to do: records to apply, a superblock copy to repair,
+  /// a log to be made one again.
   package var needsRecovery: Bool {
     guard case .success(let first) = copies[0], case .success(let second) = copies[1] else {
       return true
     }
-    return first != second || !records.isEmpty
+    return first != second || !records.isEmpty || first.lanes != nil
   }
 
   /// Pages that could not be read since the view was made are an error.

@@ -17,15 +17,15 @@
 
 import CVolipPersistence
 
-/// Under the gate, as the engine is: its properties need no run-time check of exclusive access.
+/// Under the gate, as the engine is: its properties need no run-time check of exclusive access. A
+/// lane's belongs to the thread that has the lane; others see what the lane publishes (Lane.swift).
 final class RedoLog {
   private let memory: DurableMemory
-  private let offset: Int
-  private let poolIdentity: UInt64
-  @exclusivity(unchecked) private(set) var bytes: UInt64 = 0
+  @exclusivity(unchecked) private(set) var region: LogRegion
   @exclusivity(unchecked) private(set) var generation: UInt64 = 0
   @exclusivity(unchecked) private(set) var head: UInt64 = 0
-  @exclusivity(unchecked) private(set) var tail: UInt64 = 0
+  /// For a lane as its owner last saw it.
+  @exclusivity(unchecked) var tail: UInt64 = 0
   @exclusivity(unchecked) private(set) var lastLsn: UInt64 = 0
   @exclusivity(unchecked) private var livePositions: [UInt64] = []
   /// Live records, oldest first, whose announced writes are in the image.
@@ -39,25 +39,32 @@ final class RedoLog {
   @exclusivity(unchecked) private var announcedWords = 0
   @exclusivity(unchecked) private var announcedByte = 0
 
-  /// An empty log as `superblock` describes it.
-  init(_ superblock: Superblock, memory: DurableMemory) {
+  /// An empty log in a region, as `superblock` describes the pool.
+  init(_ superblock: Superblock, _ region: LogRegion, memory: DurableMemory) {
     self.memory = memory
-    offset = Int(superblock.geometry.logOffset)
-    poolIdentity = superblock.poolIdentity
+    self.region = region
     stagingBytes = 1 << 16
     staging = .allocate(byteCount: stagingBytes, alignment: 64)
-    restart(superblock)
+    restart(superblock, region)
   }
 
   /// Empty again, as `superblock` describes it by now.
-  func restart(_ superblock: Superblock) {
+  func restart(_ superblock: Superblock, _ region: LogRegion) {
     precondition(livePositions.isEmpty)
-    bytes = superblock.geometry.logBytes
+    self.region = region
     generation = superblock.generation
-    head = superblock.logTail
-    tail = superblock.logTail
+    head = region.tail
+    tail = region.tail
     lastLsn = superblock.appliedLsn
   }
+
+  /// An empty log goes on elsewhere.
+  func moveEmpty(to position: UInt64) {
+    precondition(livePositions.isEmpty)
+    (head, tail) = (position, position)
+  }
+
+  var bytes: UInt64 { region.bytes }
 
   deinit {
     staging.deallocate()
@@ -108,13 +115,14 @@ final class RedoLog {
   /// - Throws: `.memoryFailed` or `.unreadable` where a page of either side failed: without its
   ///   header there is no record.
   func append(
-    _ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64
+    _ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64, lsn: UInt64
   ) throws(PoolError) -> LogRecord {
-    let header = header(of: writeSet, at: position)
+    precondition(lsn > lastLsn)
+    let header = header(of: writeSet, at: position, lsn: lsn)
     let staged = header.recordBytes / 64 - writeSet.lineCount
-    let start = offset + Int(position % bytes)
+    let start = region.start(of: position)
     var seal = cvp_seal()
-    cvp_seal_begin(&seal, header.seed(poolIdentity: poolIdentity))
+    cvp_seal_begin(&seal, header.seed(poolIdentity: region.identity))
     cvp_seal_lines(&seal, staging, 1)
     memory.storeSealedLines(&seal, at: start + 64, from: staging + 64, count: staged - 1)
     var target = start + staged * DurableMemory.lineBytes
@@ -134,25 +142,31 @@ final class RedoLog {
     memory.storeLine(at: start, from: staging)
     head = header.end
     lastLsn = header.lsn
-    // Lines are in the image as soon as their section has ended.
-    if header.announcedWords == 0, !isAheadOfImage { updatedCount += 1 }
-    livePositions.append(position)
     return LogRecord(header: header, start: UnsafeRawPointer(memory.address(start)))
   }
 
+  /// Remembers a record until the checkpoint.
+  func noteLive(_ record: LogRecord) {
+    // Lines are in the image as soon as their section has ended.
+    if record.header.announcedWords == 0, !isAheadOfImage { updatedCount += 1 }
+    livePositions.append(record.header.position)
+  }
+
   /// Stages header and extents before and behind the announced words.
-  private func header(of writeSet: WriteSet, at position: UInt64) -> RecordHeader {
+  private func header(
+    of writeSet: WriteSet, at position: UInt64, lsn: UInt64
+  ) -> RecordHeader {
     let shift = UInt16(memory.recordAlignment.trailingZeroBitCount)
     let header: RecordHeader
     if position == head, writeSet.lineCount == 0 {
       header = RecordHeader(
-        alignmentShift: shift, generation: generation, lsn: lastLsn + 1, position: position,
+        alignmentShift: shift, generation: generation, lsn: lsn, position: position,
         announcedWords: announcedWords)
     } else {
       moveAnnounced(to: 64)
       let firstExtent = stageExtents(writeSet)
       header = RecordHeader(
-        alignmentShift: shift, generation: generation, lsn: lastLsn + 1, position: position,
+        alignmentShift: shift, generation: generation, lsn: lsn, position: position,
         previousEnd: head, extentCount: writeSet.extentCount, lineCount: writeSet.lineCount,
         firstExtent: firstExtent, announcedWords: announcedWords)
     }
@@ -254,8 +268,8 @@ final class RedoLog {
     }
   }
 
-  private func liveRecord(at position: UInt64) -> LogRecord? {
-    let start = UnsafeRawPointer(memory.address(offset + Int(position % bytes)))
+  func liveRecord(at position: UInt64) -> LogRecord? {
+    let start = UnsafeRawPointer(memory.address(region.start(of: position)))
     let decoded = RecordHeader.decode(from: start, at: position, generation: generation)
     guard let (header, _) = decoded, header.position == position else {
       precondition(!memory.failedPages.isEmpty, "a live record of the log was overwritten")

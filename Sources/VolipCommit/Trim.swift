@@ -10,6 +10,8 @@ extension PoolEngine {
     guard !isInSection else { throw .nestedSection }
     guard !isInEpochs else { throw .invalidArgument("a trim of a pool that is in epochs") }
     return try withGate { () throws(PoolError) in
+      // A lane may write a page between its comparison and its drop.
+      try closeLanes()
       try checkpoint()
       do throws(PoolError) {
         var dropped = try trimTracked(parts)

@@ -20,7 +20,9 @@ extension Heap {
   func takeAddress(
     byteCount: Int, alignment: Int
   ) throws(PoolError) -> UnsafeMutableRawPointer {
-    memory.address(try take(byteCount: byteCount, alignment: alignment))
+    try engine.withHeapLock { () throws(PoolError) in
+      memory.address(try take(byteCount: byteCount, alignment: alignment))
+    }
   }
 
   /// Gives a block back. A section that frees a block may get it again at once; others may when
@@ -35,7 +37,8 @@ extension Heap {
 
   @usableFromInline
   func giveAddress(_ address: UnsafeRawPointer) throws(PoolError) {
-    try give(try offset(address))
+    let offset = try offset(address)
+    try engine.withHeapLock { () throws(PoolError) in try give(offset) }
   }
 
   /// A block of another size with the same first bytes.
@@ -43,12 +46,17 @@ extension Heap {
     _ address: UnsafeRawPointer, byteCount: Int
   ) throws(PoolError) -> UnsafeMutableRawPointer {
     try requireWritable()
-    return memory.address(try reallocate(try offset(address), byteCount: byteCount))
+    let offset = try offset(address)
+    return try engine.withHeapLock { () throws(PoolError) in
+      memory.address(try reallocate(offset, byteCount: byteCount))
+    }
   }
 
   /// Bytes that may be used at an allocated block's address.
   public func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
-    try usableBytes(try offset(address))
+    let offset = try offset(address)
+    guard let engineIfOpen else { return try usableBytes(offset) }
+    return try engineIfOpen.withHeapLock { () throws(PoolError) in try usableBytes(offset) }
   }
 
   private func offset(_ address: UnsafeRawPointer) throws(PoolError) -> Int {

@@ -11,7 +11,7 @@
 
 public final class Heap {
   /// Nil for a heap that is only looked at.
-  private let engineIfOpen: PoolEngine?
+  let engineIfOpen: PoolEngine?
   public var engine: PoolEngine { engineIfOpen! }
   let shapes = SizeClassShapes.shared
   @exclusivity(unchecked) private(set) var memory: HeapMemory
@@ -59,18 +59,19 @@ public final class Heap {
   /// The heap of an arena: of announced memory, every store to which is announced. The open section
   /// formats a new one.
   init(
-    arena pages: Range<Int>, of engine: PoolEngine, isNew: Bool
+    arena pages: Range<Int>, of engine: PoolEngine, _ announced: AnnouncedWrites, isNew: Bool
   ) throws(PoolError) {
     engineIfOpen = engine
     arenaPage = pages.lowerBound
     let start = pages.lowerBound << 12
     memory = HeapMemory(
       base: HeapMemory(base: engine.base, byteCount: engine.pageCount << 12).address(start),
-      byteCount: pages.count << 12, announced: engine.announced)
+      byteCount: pages.count << 12, announced: announced)
     header = HeapHeader(memory: memory)
     if isNew {
       try engine.useAnnounced(pages.lowerBound..<pages.lowerBound + Self.pagesFirst(pages.count))
       try Self.format(memory, pageCount: pages.count, segments)
+      header.setDeferred(first: 0, count: 0)
     }
     if let reason = header.contradiction(pageCount: pages.count) {
       throw .damagedHeap(offset: UInt64(start), reason: reason)
@@ -101,11 +102,14 @@ public final class Heap {
 
   /// Whether the open section may change this heap, without another word.
   @inline(__always)
-  var isWritable: Bool { engine.isInSection && (arenaPage != nil || engine.isTracking) }
+  var isWritable: Bool {
+    engine.isInSection && !engine.isShared && (arenaPage != nil || engine.isTracking)
+  }
 
   /// Page-tracked metadata in a section of announced writes: the tracker follows it from here on.
   func requireWritable() throws(PoolError) {
     guard !isWritable else { return }
+    if arenaPage != nil, engine.isInSection { return }
     try engine.trackOpenSection()
   }
 

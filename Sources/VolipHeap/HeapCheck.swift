@@ -35,6 +35,11 @@ public struct HeapReport: Sendable {
     }
   }
 
+  /// Takes out blocks that are free but for a formality.
+  mutating func remove(_ deferred: Set<PoolOffset>) {
+    if !deferred.isEmpty { blocks.removeAll { deferred.contains($0.offset) } }
+  }
+
   /// A report of one problem and nothing else.
   public init(problem: String) {
     problems = [HeapProblem(offset: PoolOffset(bytes: 0), reason: problem)]

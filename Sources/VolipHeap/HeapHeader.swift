@@ -14,6 +14,8 @@
 //    448   160  slabs: for each size class, the first slab with a free block
 //   1024     8  arena count, 0 to 128
 //   1032     8  each arena: first page, page count (4 bytes each)
+//   2056     8  of an arena: blocks of others that its lane freed, the first; each names the next
+//   2064     8  how many they are
 //
 // A page index of 0 means none: page 0 is this one.
 
@@ -30,6 +32,7 @@ struct HeapHeader {
   static let slabHeadsByte = 448
   static let arenasByte = 1024
   static let arenasMax = 128
+  static let deferredByte = 2056
 
   let memory: HeapMemory
 
@@ -73,6 +76,15 @@ struct HeapHeader {
     memory.store(UInt32(first), Self.arenasByte + 8 + index * 8)
     memory.store(UInt32(count), Self.arenasByte + 12 + index * 8)
     memory.store(UInt64(index + 1), Self.arenasByte)
+  }
+
+  /// Offset in the pool of the first block that a lane freed in arenas of others.
+  var deferredFirst: UInt64 { memory.load(Self.deferredByte, as: UInt64.self) }
+  var deferredCount: UInt64 { memory.load(Self.deferredByte + 8, as: UInt64.self) }
+
+  func setDeferred(first: UInt64, count: UInt64) {
+    memory.store(first, Self.deferredByte)
+    memory.store(count, Self.deferredByte + 8)
   }
 
   func format() {

@@ -39,6 +39,7 @@ package final class HeapView {
   package func check() -> HeapReport {
     var report = heap.check()
     for arena in arenas { report.add(arena.check(), at: UInt64(arena.arenaPage!) << 12) }
+    report.remove(DeferredFrees.all(in: arenas, heap.memory))
     return report
   }
 

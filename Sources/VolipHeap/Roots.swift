@@ -31,11 +31,16 @@ extension Heap {
   ///
   /// - Throws: `.damagedHeap`.
   public func roots() throws(PoolError) -> [Root] {
-    var result: [Root] = []
-    for page in try rootPages() {
-      for index in 0..<(try rootCount(page)) { result.append(try root(page, index)) }
+    func all() throws(PoolError) -> [Root] {
+      var result: [Root] = []
+      for page in try rootPages() {
+        for index in 0..<(try rootCount(page)) { result.append(try root(page, index)) }
+      }
+      return result
     }
-    return result
+    // Another section of the group may be adding one. A heap that is only looked at is nobody's.
+    guard let engineIfOpen else { return try all() }
+    return try engineIfOpen.withHeapLock(all)
   }
 
   public func root(_ name: String) throws(PoolError) -> Root? {
@@ -49,6 +54,14 @@ extension Heap {
     _ name: String, fingerprint: UInt64, byteCount: Int, alignment: Int
   ) throws(PoolError) -> Root {
     try requireWritable()
+    return try engine.withHeapLock { () throws(PoolError) in
+      try enterRoot(name, fingerprint: fingerprint, byteCount: byteCount, alignment: alignment)
+    }
+  }
+
+  private func enterRoot(
+    _ name: String, fingerprint: UInt64, byteCount: Int, alignment: Int
+  ) throws(PoolError) -> Root {
     guard (1...Self.rootNameBytesMax).contains(name.utf8.count) else {
       throw .invalidRootName(name)
     }
@@ -75,6 +88,10 @@ extension Heap {
   /// root takes its place.
   public func removeRoot(_ name: String) throws(PoolError) {
     try requireWritable()
+    try engine.withHeapLock { () throws(PoolError) in try takeRoot(name) }
+  }
+
+  private func takeRoot(_ name: String) throws(PoolError) {
     let pages = try rootPages()
     for page in pages {
       for index in 0..<(try rootCount(page)) {

@@ -16,13 +16,13 @@ import Glibc
 /// Between `pstart` and `pend` (or inside ``section(_:)``) any code may write to memory of the pool
 /// with ordinary stores. After a crash at any instant all of a section's writes are there or none.
 ///
-/// Threads: sections are exclusive; `pstart` waits for another thread's section to end. Reading
-/// needs no section, and sees the uncommitted writes of one: use the application's own locks, taken
-/// before `pstart` and released after `pend`.
+/// Threads: sections are exclusive, if they are of no other kind (`SectionKind`); `pstart` waits
+/// for another thread's section to end. Reading needs no section, and sees the uncommitted writes
+/// of one: use the application's own locks, taken before `pstart` and released after `pend`.
 public final class Pool: @unchecked Sendable {
   @usableFromInline package let heap: Heap
   /// Announced memory, for the collections.
-  @usableFromInline let announcedHeap: AnnouncedHeap
+  @usableFromInline package let announcedHeap: AnnouncedHeap
   package let engine: PoolEngine
   let findsVolatilePointers: Bool
   /// First address of the pool's memory, the same in every process and for ever.
@@ -45,7 +45,12 @@ public final class Pool: @unchecked Sendable {
   /// Aborts a section that this thread still has open, then closes.
   deinit {
     engine.abandonSection()
-    try? engine.close()
+    do throws(PoolError) {
+      try engine.close()
+    } catch {
+      // Sections that wait for ever have lanes of an engine that was not closed.
+      if case .sectionsDeadlocked = error { _ = Unmanaged.passRetained(engine) }
+    }
   }
 
   // MARK: Create, open, close
@@ -128,8 +133,8 @@ public final class Pool: @unchecked Sendable {
   public func section<Result>(
     _ kind: SectionKind, _ body: (inout Section) throws -> Result
   ) throws -> Result {
-    try engine.openSection(kind)
-    var section = Section(self)
+    let heap = try announcedHeap.openSection(kind)
+    var section = Section(self, engine.announcedOfThisThread, heap)
     let result: Result
     do {
       result = try body(&section)
@@ -148,7 +153,12 @@ public final class Pool: @unchecked Sendable {
   /// - Throws: `.writeOutsideSection` when memory was written since the last section (the bytes are
   ///   put back), `.forkedChild`, `.closed`, `.poisoned`.
   public func pstart() throws(PoolError) {
-    try engine.openSection()
+    _ = try announcedHeap.openSection(.exclusive)
+  }
+
+  /// Opens a section of a kind on this thread.
+  public func pstart(_ kind: SectionKind) throws(PoolError) {
+    _ = try announcedHeap.openSection(kind)
   }
 
   /// Ends the section: its writes are durable when this returns.
@@ -273,14 +283,22 @@ public struct Section: ~Copyable {
   /// The pool whose section it is.
   public let pool: Pool
   @usableFromInline let announced: AnnouncedWrites
-  /// The pool's: counting references would cost more than an allocation.
+  /// Where it allocates announced memory, of its lane if it has one. The pool's: counting
+  /// references would cost more than an allocation.
   @usableFromInline let heap: Unmanaged<AnnouncedHeap>
 
-  init(_ pool: Pool) {
+  init(_ pool: Pool, _ announced: AnnouncedWrites, _ heap: AnnouncedHeap) {
     self.pool = pool
-    announced = pool.engine.announced
-    // SAFETY: the section holds the pool, and the pool its heap.
-    heap = .passUnretained(pool.announcedHeap)
+    self.announced = announced
+    // SAFETY: the section holds the pool, and the pool its heap, which has those of the lanes.
+    self.heap = .passUnretained(heap)
+  }
+
+  /// After `pend` or `pabort` in the middle of a body the token is nobody's: what it says would be
+  /// said in another thread's section.
+  @inlinable @inline(__always)
+  func requireOpen() {
+    precondition(announced.isOfThisThread, "the section has ended")
   }
 
   /// Announces a write to announced memory, before it or after it: these bytes, as they are at the
@@ -289,6 +307,7 @@ public struct Section: ~Copyable {
   /// - Parameter address: in memory that ``allocateAnnounced(byteCount:alignment:)`` gave.
   @inlinable @inline(__always)
   public mutating func announce(_ address: UnsafeRawPointer, byteCount: Int) {
+    requireOpen()
     announced.announce(address, byteCount: byteCount)
   }
 
@@ -299,12 +318,13 @@ public struct Section: ~Copyable {
   public mutating func allocateAnnounced(
     byteCount: Int, alignment: Int = 16
   ) throws(PoolError) -> UnsafeMutableRawPointer {
+    requireOpen()
     if alignment <= 16,
       let block = heap._withUnsafeGuaranteedRef({ $0.takeOrdinary(byteCount: byteCount) })
     {
       return block
     }
-    return try pool.announcedHeap.allocate(byteCount: byteCount, alignment: alignment)
+    return try heap.takeUnretainedValue().allocate(byteCount: byteCount, alignment: alignment)
   }
 
   /// Frees announced memory.
@@ -312,8 +332,9 @@ public struct Section: ~Copyable {
   /// - Throws: `.notAllocated` for anything but the start of such a block.
   @inlinable @inline(__always)
   public mutating func deallocateAnnounced(_ address: UnsafeRawPointer) throws(PoolError) {
+    requireOpen()
     if heap._withUnsafeGuaranteedRef({ $0.giveOrdinary(address) }) { return }
-    try pool.announcedHeap.deallocate(address)
+    try heap.takeUnretainedValue().deallocate(address)
   }
 
   /// See ``Pool/willWrite(_:byteCount:)``.

@@ -6,11 +6,13 @@
 // 2. One fence() is one drain (cache-line path) or one msync a run of pages (msync path).
 // 3. After a failed fence nothing is known about the ranges of that fence.
 //
-// Threads: one at a time; the owner's lock (VolipCommit's gate) orders them.
+// Threads: one at a time; the owner's lock (VolipCommit's gate) orders them. A thread that stores
+// beside others has a view of its own.
 
 import CLibpmem
 import CVolipPersistence
 import Glibc
+import Synchronization
 
 /// How stores become durable.
 public enum PersistencePath: String, Sendable, CaseIterable {
@@ -27,6 +29,35 @@ public enum PersistencePath: String, Sendable, CaseIterable {
   /// The path that the environment forces, if any.
   public static var forced: PersistencePath? {
     getenv(switchName).flatMap { PersistencePath(rawValue: String(cString: $0)) }
+  }
+}
+
+/// The kernel tells of a page that it could not write once for each mapping of a file: to the next
+/// msync, whoever calls it, whatever pages it asks for; the page counts as clean then. So one view
+/// at a time calls it, and after a failure no view's fence is passed any more.
+private final class SyncFailure: Sendable {
+  private let errorNumber = Mutex<Int32>(0)
+
+  func run(_ sync: () throws(PoolError) -> Void) throws(PoolError) {
+    try errorNumber.withLock { (failed: inout Int32) throws(PoolError) in
+      guard failed == 0 || isRemoved(.syncFailure) else {
+        throw .system(operation: "msync", errorNumber: failed)
+      }
+      do throws(PoolError) {
+        try sync()
+      } catch {
+        failed = Self.number(error)
+        throw error
+      }
+    }
+  }
+
+  /// A failure that a test made.
+  func note(_ error: PoolError) { errorNumber.withLock { $0 = Self.number(error) } }
+
+  private static func number(_ error: PoolError) -> Int32 {
+    guard case .system(_, let number) = error else { return EIO }
+    return number
   }
 }
 
@@ -49,6 +80,8 @@ public final class DurableMemory {
   @exclusivity(unchecked) private var isMapped = true
   /// Pages that could not be read or written since the last look. No fence is passed with one.
   package let failedPages: FailedPages
+  /// Of all views of the mapping.
+  private let syncFailure: SyncFailure
   /// The file's, not owned.
   private let descriptor: Int32
   /// Runs of bytes that the next fence makes durable; msync path only.
@@ -62,6 +95,21 @@ public final class DurableMemory {
   /// Bytes of a page.
   public static let pageBytes = Int(CVP_PAGE_BYTES)
 
+  /// Another thread's view of the same mapping, with counts and pending ranges of its own; its
+  /// fence is for what was stored and flushed through it. The mapping must outlive it.
+  public init(viewOf other: DurableMemory) {
+    base = other.base
+    byteCount = other.byteCount
+    path = other.path
+    descriptor = other.descriptor
+    failedPages = other.failedPages
+    syncFailure = other.syncFailure
+    isMapped = false
+    #if VOLIP_LAB
+      observer = other.observer
+    #endif
+  }
+
   init(
     base: UnsafeMutableRawPointer, byteCount: Int, path: PersistencePath, descriptor: Int32
   ) throws(PoolError) {
@@ -69,6 +117,7 @@ public final class DurableMemory {
     self.byteCount = byteCount
     self.path = path
     self.descriptor = descriptor
+    syncFailure = SyncFailure()
     failedPages = try FailedPages(CVP_MEDIA_FILE, base, byteCount: byteCount)
     #if VOLIP_LAB
       observer = PersistenceLaboratory.observer
@@ -243,15 +292,18 @@ public final class DurableMemory {
         try observer?.willFence()
       } catch {
         unsynced.removeAll(keepingCapacity: true)
+        syncFailure.note(error)
         throw error
       }
-      defer { observer?.didFence() }
     #endif
     if path == .cacheLines {
       pmem_drain()
     } else {
-      try syncPages()
+      try syncFailure.run(syncPages)
     }
+    #if VOLIP_LAB
+      observer?.didFence()
+    #endif
     try requireWhole()
   }
 
@@ -265,12 +317,13 @@ public final class DurableMemory {
   /// Rebuilds the failed pages of a range, and takes them from the list.
   package func rebuildFailed(in range: Range<Int>) throws(PoolError) {
     guard !failedPages.isEmpty else { return }
+    let count = failedPages.count
     let pages = failedPages.offsets
     guard !failedPages.isOverfull, pages.allSatisfy(range.contains) else {
       return try requireWhole()
     }
     for page in pages { try rebuild(page: page) }
-    failedPages.removeAll()
+    failedPages.removeAll(ifStill: count)
   }
 
   /// Writes a failed page anew, with the content that its stand-in has by now, and maps it again.

@@ -46,6 +46,12 @@ package final class FailedPages {
 
   package func removeAll() { cvp_media_clear(media) }
 
+  /// How many were noted, those that were noted twice too.
+  package var count: Int { cvp_media_failed_count(media) }
+
+  /// Nothing where another thread met one meanwhile: which of them it was is not known.
+  package func removeAll(ifStill count: Int) { cvp_media_clear_counted(media, count) }
+
   /// Whether a range can be read, for memory that is about to be walked.
   package static func canRead(_ address: UnsafeRawPointer, byteCount: Int) -> Bool {
     cvp_media_probe(address, byteCount) == 0

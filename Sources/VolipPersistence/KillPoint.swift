@@ -11,10 +11,26 @@ package enum KillPoint: String, CaseIterable, Sendable {
   case sectionOpened, pageFault, allocation, rollBack
   // The four steps of a commit, and their ends
   case collect, collected, prepared, logStored, logged, updated
+  // A commit in a lane, and its ends
+  case laneDrawing, laneStored, laneLogged, laneEnded, laneWaited
+  // Between the section that makes an arena and the one that gives it to a lane
+  case arenaMade
+  // A section of a group, at its end
+  case groupMerged
   // A checkpoint, and what is like one
   case checkpoint, checkpointFlushed, superblockCopy, checkpointed, logGrown, imageGrown
   // An open
   case recovery, recoverySecured, replayed, recovered
+
+  private static let ofLanesAlone: [KillPoint] = [
+    .laneDrawing, .laneStored, .laneLogged, .laneEnded, .laneWaited, .arenaMade,
+    .groupMerged,
+  ]
+  /// What concurrent sections pass again and again.
+  package static let ofLanes: [KillPoint] =
+    ofLanesAlone.dropLast(2) + [.checkpoint, .checkpointFlushed, .superblockCopy, .checkpointed]
+  /// What exclusive ones pass.
+  package static let ofExclusiveSections = allCases.filter { !ofLanesAlone.contains($0) }
 
   package static let switchName = "VOLIP_KILL_AT"
 }
@@ -36,8 +52,35 @@ package enum KillPoint: String, CaseIterable, Sendable {
   private let order = getenv(KillPoint.switchName).flatMap { KillOrder(String(cString: $0)) }
   private let passed = Atomic(0)
 
+  /// What a thread does when it passes a point the next time, for tests of interleavings.
+  private struct Pauses {
+    var bodies: [UInt: (point: KillPoint, body: @Sendable () -> Void)] = [:]
+  }
+
+  private let pauses = Mutex(Pauses())
+  private let pauseCount = Atomic(0)
+
+  extension KillPoint {
+    /// Lets the calling thread run `body` when it comes here next.
+    package static func pause(at point: KillPoint, _ body: @escaping @Sendable () -> Void) {
+      pauses.withLock { $0.bodies[UInt(pthread_self())] = (point, body) }
+      pauseCount.add(1, ordering: .relaxed)
+    }
+  }
+
+  private func pause(at point: KillPoint) {
+    let thread = UInt(pthread_self())
+    let found = pauses.withLock { pauses in
+      pauses.bodies[thread]?.point == point ? pauses.bodies.removeValue(forKey: thread) : nil
+    }
+    guard let found else { return }
+    pauseCount.subtract(1, ordering: .relaxed)
+    found.body()
+  }
+
   /// Kills the process if this is the place and the time for it.
   package func pass(_ point: KillPoint) {
+    if pauseCount.load(ordering: .relaxed) > 0 { pause(at: point) }
     guard let order, order.point == point else { return }
     if passed.add(1, ordering: .relaxed).newValue == order.number { kill(getpid(), SIGKILL) }
   }

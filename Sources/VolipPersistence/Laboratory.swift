@@ -44,6 +44,7 @@ package enum PersistenceLaboratory {
 package enum MutationSite: String, CaseIterable, Sendable {
   // Durable memory
   case flush, drain, msync, unsyncedRecord, unsyncedUpdate, storeAgain, sectorAlignment
+  case syncFailure
   // The commit
   case recordSeal, recordFence, update, logRoom, blocksBeforeSeal, poisonAfterFence, poisonedClose
   // The checkpoint, the log that grows, the pool that grows
@@ -57,6 +58,12 @@ package enum MutationSite: String, CaseIterable, Sendable {
   case secureRecords, secureSuperblock, secureFence, replayFlush, replayFence
   case sealCheck, sealSeed, generationCheck, generationRaise, recoverySuperblock
   case lsnCheck, positionCheck, previousEndCheck, laterRecordCheck, extentBounds, recordBounds
+  // Lanes
+  case laneIdentity, laneLsnCheck, laneOrder, laneFence, laneCut, laneRestoreWait
+  case laneRestoreCut, laneOwner, laneStopped, laneLooks, rolledBackArenas, deferredMany
+  // Groups
+  case heapLock, cancellationInGate
+  case laneCheckpointFlush, laneCheckpointFence, laneGate, laneTail, laneGap
   // Sections
   case gate, strayWriteCheck, takeBack, dropOnRollBack, abortOnThreadExit
   // Announced writes

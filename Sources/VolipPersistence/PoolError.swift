@@ -57,12 +57,23 @@ public enum PoolError: Error, Equatable, Sendable {
   /// An audit found a byte of announced memory that the section changed and did not announce. The
   /// section was rolled back.
   case unannouncedWrite(offset: UInt64)
+  /// A concurrent or buffered section changes announced memory alone; anything else of the pool
+  /// needs an exclusive one.
+  case pageTrackedWrite
+  /// The arenas of a lane have no room for a block of this size. Abort the section and do it again:
+  /// the next one gets an arena with room.
+  case laneFull(requestedBytes: UInt64)
+  /// A thread waits for sections to end whose threads all wait for something themselves: a lock is
+  /// taken before `pstart` by one and inside a section by another. The text names threads and
+  /// sections. Thrown by `pstart`, no section is open; by `pend`, the section is over, and becomes
+  /// durable with the last of its group.
+  case sectionsDeadlocked(String)
   /// Where that is looked for: a collection holds an address that ends with the process. The
   /// section was rolled back. `root` leads to the offset; both texts are empty where no root does.
   case volatilePointer(value: UInt64, offset: UInt64, root: String, layout: String)
   /// An operation that only the outermost section may do.
   case nestedSection
-  /// A nested section was aborted, so the whole section was rolled back.
+  /// A nested section or one of the same group was aborted, so all of it was rolled back.
   case sectionAborted
   /// The pool belongs to the parent of this process.
   case forkedChild
@@ -169,13 +180,20 @@ extension PoolError: CustomStringConvertible {
     case .unannouncedWrite(let offset):
       "The section changed announced memory at pool offset 0x\(String(offset, radix: 16)) without "
         + "announcing it: it was rolled back; announce every write, or use the collections."
+    case .pageTrackedWrite:
+      "This section may change announced memory alone: use an exclusive one, or the collections."
+    case .laneFull(let requested):
+      "The section's lane has no room for \(requested) bytes: abort the section and do it again."
+    case .sectionsDeadlocked(let text):
+      "Sections wait for each other: \(text). Take a lock before pstart or inside sections, never "
+        + "both ways."
     case .volatilePointer(let value, let offset, let root, let layout):
       "The section stored 0x\(String(value, radix: 16)), an address of memory that ends with the "
         + "process, at pool offset 0x\(String(offset, radix: 16)), "
         + (root.isEmpty ? "to which no root leads" : "in root \"\(root)\" of layout \(layout)")
         + ": it was rolled back; store references, or numbers that are no addresses."
     case .nestedSection: "Only the outermost section can do this."
-    case .sectionAborted: "A nested section was aborted; the whole section was rolled back."
+    case .sectionAborted: "A nested section or one of the group was aborted; all was rolled back."
     case .forkedChild: "The pool belongs to the parent process: open it after exec or not at all."
     case .closed: "The pool handle is closed."
     case .poisoned(let reason): "The pool handle is unusable (\(reason)): open the pool again."

@@ -21,7 +21,10 @@
 //    104     8  generation: only records of this generation are ever replayed (rule 3)
 //    112     8  applied lsn: records up to it are in the image
 //    120     8  log tail: position of the first record after the applied ones
-//    128   120  zero
+//    128     4  number of lanes that the log is divided into; 0: it is one log
+//    132     4  zero
+//    136     8  each lane's tail
+//      .        zero
 //    248     8  checksum of the bytes before it, seeded with the magic
 
 import CVolipPersistence
@@ -34,11 +37,14 @@ public struct Superblock: Equatable, Sendable {
   public static let copyOffsets = [0, 4096]
   /// Bytes before the log: a page for each copy.
   public static let areaBytes: UInt64 = 8192
-  /// Incompatible features that this library knows: none yet.
-  public static let knownFeatures: UInt64 = 0
+  /// Incompatible feature: the log is divided into lanes now. A pool that was closed has none.
+  public static let lanesFeature: UInt64 = 1
+  /// Incompatible features that this library knows.
+  public static let knownFeatures: UInt64 = lanesFeature
 
   /// Features of newer libraries that may be ignored; kept as they are.
   public var compatibleFeatures: UInt64 = 0
+  /// But for that of `lanes`.
   public var incompatibleFeatures: UInt64 = 0
   public var poolIdentity: UInt64
   public var geometry: PoolGeometry
@@ -46,6 +52,8 @@ public struct Superblock: Equatable, Sendable {
   public var generation: UInt64 = 1
   public var appliedLsn: UInt64 = 0
   public var logTail: UInt64 = 0
+  /// Nil while the log is one.
+  public var lanes: LaneTable?
 
   public init(poolIdentity: UInt64, geometry: PoolGeometry) {
     self.poolIdentity = poolIdentity
@@ -55,11 +63,11 @@ public struct Superblock: Equatable, Sendable {
   private var words: [UInt64] {
     [
       Self.magic, UInt64(Self.version) | UInt64(Self.byteCount) << 32,
-      compatibleFeatures, incompatibleFeatures,
+      compatibleFeatures, incompatibleFeatures | (lanes == nil ? 0 : Self.lanesFeature),
       poolIdentity, geometry.baseAddress, geometry.fileBytes, geometry.logOffset,
       geometry.logBytes, geometry.logBytesMax, geometry.imageOffset, geometry.imageBytes,
       sequence, generation, appliedLsn, logTail,
-    ] + [UInt64](repeating: 0, count: 15)
+    ] + LaneTable.words(lanes)
   }
 
   /// The 32 words of the superblock, checksum included, as they stand on media.
@@ -99,7 +107,7 @@ public struct Superblock: Equatable, Sendable {
     }
     var superblock = Superblock(poolIdentity: words[4], geometry: geometry)
     superblock.compatibleFeatures = words[2]
-    superblock.incompatibleFeatures = words[3]
+    superblock.incompatibleFeatures = words[3] & ~lanesFeature
     superblock.sequence = words[12]
     superblock.generation = words[13]
     superblock.appliedLsn = words[14]
@@ -111,6 +119,11 @@ public struct Superblock: Equatable, Sendable {
     }
     guard words[15] % UInt64(DurableMemory.lineBytes) == 0 else {
       throw .geometry("log tail is not at a line")
+    }
+    if words[3] & lanesFeature != 0 {
+      let table = LaneTable(words: Array(words[16..<31]))
+      if let reason = table.contradiction(logBytes: geometry.logBytes) { throw .geometry(reason) }
+      superblock.lanes = table
     }
     return superblock
   }

@@ -68,6 +68,7 @@ struct Info: ParsableCommand {
     return [
       ("generation", Json(view.superblock.generation)),
       ("appliedLsn", Json(view.superblock.appliedLsn)), ("lastLsn", Json(view.lastLsn)),
+      ("lanes", Json(view.superblock.lanes?.count ?? 0)),
       ("logBytes", Json(geometry.logBytes)), ("logBytesMax", Json(geometry.logBytesMax)),
       ("logRecords", Json(view.records.count)),
       ("logRecordBytes", Json(view.records.reduce(0) { $0 + $1.byteCount })),
@@ -82,6 +83,7 @@ struct Info: ParsableCommand {
     let state =
       isInUse ? "in use" : view.needsRecovery ? "needs recovery (volip recover)" : "closed"
     let recordBytes = view.records.reduce(0) { $0 + $1.byteCount }
+    let lanes = view.superblock.lanes.map { " in \($0.count) lanes" } ?? ""
     let copies = view.copyProblems.map { $0 ?? "whole" }.joined(separator: ", ")
     return [
       ("pool", path), ("state", state), ("format", "version \(Superblock.version)"),
@@ -97,7 +99,7 @@ struct Info: ParsableCommand {
       (
         "log",
         "\(view.records.count) records, \(recordBytes) bytes of "
-          + "\(ByteCount.text(geometry.logBytes)), at most "
+          + "\(ByteCount.text(geometry.logBytes))\(lanes), at most "
           + ByteCount.text(geometry.logBytesMax)
       ),
       ("last section", "\(view.lastLsn), generation \(superblock.generation)"),

@@ -11,6 +11,7 @@
 //
 // Threads: the thread that has the section.
 
+import CVolipWriteSet
 import VolipPool
 
 /// A handle to the list; copies of it are the same list, which lives as long as its owner says.
@@ -57,6 +58,15 @@ public struct AnnouncedWrites: @unchecked Sendable {
 
   /// After growth of the pool.
   public func resize(byteCount: Int) { state.pointee.byteCount = byteCount }
+
+  /// The same for all copies of a handle, and for no other list.
+  @inlinable @inline(__always)
+  public var identity: UnsafeMutableRawPointer { UnsafeMutableRawPointer(state) }
+
+  /// Whether it is the list of the calling thread's section. That of a section that has ended is
+  /// another thread's, or nobody's.
+  @inlinable @inline(__always)
+  public var isOfThisThread: Bool { cvw_thread_section()!.pointee.announced == identity }
 
   public var isEmpty: Bool { state.pointee.count == 0 }
 
@@ -139,6 +149,15 @@ public struct AnnouncedWrites: @unchecked Sendable {
     state.pointee.extents.deallocate()
     state.pointee.extents = larger
     state.pointee.capacity = capacity * 2
+  }
+
+  /// Takes over what another section of the same group announced.
+  public func append(contentsOf other: AnnouncedWrites) {
+    for index in 0..<other.state.pointee.count {
+      // SAFETY: the other list has `count` entries.
+      append(other.state.pointee.extents[index], 0)
+    }
+    state.pointee.forgotten += other.state.pointee.forgotten
   }
 
   /// Makes what was announced of a range not durable: its content does not matter any more, if the

@@ -11,10 +11,11 @@ import VolipMem
 ///    order: a line is on media as it was after any of its stores since it was last durable.
 ///    Ordinary stores arrive whenever the cache evicts the line; stores past the cache until the
 ///    next fence; a line that was flushed has arrived after the next fence, as it was when it was
-///    flushed.
+///    flushed. A fence is for what its own thread stored past the cache and flushed.
 /// 3. On the msync path the unit is a sector of 512 bytes, which the kernel writes whenever it
-///    likes. After the msync of a page it has arrived. After an msync that failed the page counts
-///    as clean: only a new store to it lets a later msync write it.
+///    likes. After the msync of a page it has arrived. After an msync that failed pages count as
+///    clean, whichever thread was to make them durable: only a new store to one lets a later msync
+///    write it. One thread alone is told.
 /// 4. What is on its way may be torn: of the last store to a unit any of the 8-byte words have
 ///    arrived. No 8-byte word is ever torn.
 /// 5. The length of the file is on its way until fsync. Blocks that fallocate gave are there.
@@ -47,7 +48,7 @@ final class PersistenceModel {
   private var flightOfUnit: [Int32]
   private(set) var blocks: [UInt8] = []
   private var freeBlocks: [Int] = []
-  private var flushed: [(unit: Int, sequence: Int)] = []
+  private var flushed: [(unit: Int, sequence: Int, thread: UInt)] = []
   private var lostPages: Set<Int> = []
   private var sequence = 0
   /// Exclusive or of the hashes of all units on media, and of the length.
@@ -109,14 +110,14 @@ final class PersistenceModel {
 
   func apply(_ event: Trace.Event, content: [UInt8]) {
     switch event {
-    case .store(let range, let start, let isCached):
+    case .store(let range, let start, let isCached, let thread):
       content.withUnsafeBytes {
         store(range, $0.baseAddress! + start)
       }
-      if !isCached { flush(range) }
-    case .flush(let range): flush(range)
-    case .fence: fence()
-    case .failedFence: failFence()
+      if !isCached { flush(range, thread) }
+    case .flush(let range, let thread): flush(range, thread)
+    case .fence(let thread): fence(thread)
+    case .failedFence(let thread): failFence(thread)
     case .length(let bytes): lengthInFlight = bytes
     case .lengthSynced:
       guard let bytes = lengthInFlight else { return }
@@ -167,23 +168,25 @@ final class PersistenceModel {
     return blocks.count / unitBytes - 1
   }
 
-  private func flush(_ range: Range<Int>) {
+  private func flush(_ range: Range<Int>, _ thread: UInt) {
     guard path == .cacheLines else {
       // Whole pages, as they are when the msync comes.
       let pages = range.lowerBound / 4096..<(range.upperBound + 4095) / 4096
       for page in pages where !lostPages.contains(page) {
         for unit in units(page * 4096..<min((page + 1) * 4096, byteCount)) {
-          flushed.append((unit, .max))
+          flushed.append((unit, .max, thread))
         }
       }
       return
     }
-    for unit in units(range) where flightOfUnit[unit] >= 0 { flushed.append((unit, sequence)) }
+    for unit in units(range) where flightOfUnit[unit] >= 0 {
+      flushed.append((unit, sequence, thread))
+    }
   }
 
-  private func fence() {
+  private func fence(_ thread: UInt) {
     var isAnyGone = false
-    for (unit, sequence) in flushed {
+    for (unit, sequence, owner) in flushed where owner == thread {
       let index = Int(flightOfUnit[unit])
       guard index >= 0 else { continue }
       let durable = flights[index].versions.prefix { $0.sequence <= sequence }
@@ -201,14 +204,16 @@ final class PersistenceModel {
         isAnyGone = true
       }
     }
-    flushed.removeAll(keepingCapacity: true)
+    flushed.removeAll { $0.thread == thread }
     guard isAnyGone else { return }
     flights.removeAll { $0.versions.isEmpty }
     for (index, flight) in flights.enumerated() { flightOfUnit[flight.unit] = Int32(index) }
   }
 
-  private func failFence() {
-    if path == .msync { for (unit, _) in flushed { lostPages.insert(unit * unitBytes / 4096) } }
+  private func failFence(_ thread: UInt) {
+    guard path == .msync else { return flushed.removeAll { $0.thread == thread } }
+    // Whose page it was that could not be written nobody is told: those of other threads too.
+    for (unit, _, _) in flushed { lostPages.insert(unit * unitBytes / 4096) }
     flushed.removeAll()
   }
 }

@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 import VolipMem
 
@@ -5,11 +6,12 @@ import VolipMem
 struct Trace {
   enum Event {
     /// `content` is where the bytes begin in `Trace.content`.
-    case store(Range<Int>, content: Int, isCached: Bool)
-    case flush(Range<Int>)
-    case fence
+    /// `thread` is who did it: a fence is for what its own thread stored and flushed.
+    case store(Range<Int>, content: Int, isCached: Bool, thread: UInt)
+    case flush(Range<Int>, thread: UInt)
+    case fence(thread: UInt)
     /// A fence that failed: what it was to make durable is not, and its pages count as clean.
-    case failedFence
+    case failedFence(thread: UInt)
     case length(Int)
     case lengthSynced
     /// From here on a crash may leave this state too.
@@ -33,8 +35,10 @@ final class Recorder: PersistenceObserver {
     var trace = Trace()
     var memory: UInt = 0
     var fencesUntilFailure = Int.max
+    var beforeFence: (@Sendable () -> Void)?
   }
   private let state = Mutex(State())
+  private let owner = pthread_self()
 
   init() {}
 
@@ -50,6 +54,17 @@ final class Recorder: PersistenceObserver {
   func forget() { state.withLock { $0.trace = Trace() } }
 
   var trace: Trace { state.withLock { $0.trace } }
+
+  /// Calls `body` once, before the next fence, on its thread.
+  func beforeNextFence(_ body: @escaping @Sendable () -> Void) {
+    state.withLock { $0.beforeFence = body }
+  }
+
+  func forgetBeforeNextFence() { state.withLock { $0.beforeFence = nil } }
+
+  /// 0 for the thread that made the recorder, 1 for the one that a workload has beside it: what the
+  /// system calls them is another every time.
+  private var thread: UInt { pthread_self() == owner ? 0 : 1 }
 
   /// Lets the fence after `count` more fail.
   func failFence(after count: Int) { state.withLock { $0.fencesUntilFailure = count } }
@@ -84,22 +99,30 @@ final class Recorder: PersistenceObserver {
       let content = state.trace.content.count
       state.trace.content.append(
         contentsOf: UnsafeRawBufferPointer(start: start, count: range.count))
-      state.trace.events.append(.store(range, content: content, isCached: isCached))
+      state.trace.events.append(
+        .store(range, content: content, isCached: isCached, thread: thread))
     }
   }
 
-  func didFlush(_ range: Range<Int>) { _ = note(.flush(range)) }
+  func didFlush(_ range: Range<Int>) { _ = note(.flush(range, thread: thread)) }
 
   func willFence() throws(PoolError) {
+    let body = state.withLock { state in
+      defer { state.beforeFence = nil }
+      return state.beforeFence
+    }
+    body?()
     let isFailing = state.withLock { state in
       state.fencesUntilFailure -= 1
-      if state.fencesUntilFailure == 0 { state.trace.events.append(.failedFence) }
+      if state.fencesUntilFailure == 0 {
+        state.trace.events.append(.failedFence(thread: thread))
+      }
       return state.fencesUntilFailure == 0
     }
     if isFailing { throw .system(operation: "msync", errorNumber: 5) }
   }
 
-  func didFence() { _ = note(.fence) }
+  func didFence() { _ = note(.fence(thread: thread)) }
   func didSetLength(_ bytes: Int) {
     state.withLock {
       $0.trace.lengthMax = max($0.trace.lengthMax, bytes)

@@ -20,6 +20,7 @@ public struct Workload: Sendable {
   var logBytesMax: UInt64 = 760 << 10
   var path = PersistencePath.cacheLines
   var isRetaining = true
+  var laneCount = 2
   let run: @Sendable (LaboratoryPool) throws -> Void
 
   init(_ name: String, _ run: @escaping @Sendable (LaboratoryPool) throws -> Void) {
@@ -38,6 +39,7 @@ public struct Workload: Sendable {
     var other = Workload("\(name), msync", run)
     (other.fileBytes, other.logBytesMax) = (fileBytes, logBytesMax)
     other.path = .msync
+    other.laneCount = laneCount
     return other
   }
 
@@ -64,8 +66,8 @@ public final class LaboratoryPool {
   public var generator: SeededGenerator
   private let path: String
   private let options: Pool.Options
-  private let recorder: Recorder
-  private(set) var states: [Recording.State]
+  let recorder: Recorder
+  var states: [Recording.State]
   /// Where the step in hand begins in the trace.
   private var unfinishedStep: Int?
   private var owned: (() -> [UnsafeRawPointer])?
@@ -80,6 +82,7 @@ public final class LaboratoryPool {
     var options = Pool.Options()
     options.engine.persistencePath = workload.path
     options.engine.retention = workload.isRetaining
+    options.engine.laneCount = workload.laneCount
     self.options = options
     let identity = generator.next()
     states = []
@@ -114,7 +117,7 @@ public final class LaboratoryPool {
     for offset in Superblock.copyOffsets { FileBytes.write(bytes, to: path, at: offset) }
   }
 
-  private var snapshot: Recording.State {
+  var snapshot: Recording.State {
     Recording.State(
       bytes: Array(
         UnsafeRawBufferPointer(start: pool.base, count: pool.engine.pageCount * 4096)))
@@ -166,12 +169,14 @@ public final class LaboratoryPool {
   }
 
   /// A section that changes nothing, because its body throws at the end.
-  public func abortedSection(_ body: (inout Section) throws -> Void) throws {
+  public func abortedSection(
+    _ kind: SectionKind = .exclusive, _ body: (inout Section) throws -> Void
+  ) throws {
     struct Aborted: Error {}
     let before = states.count
     try step { pool in
       do {
-        try pool.section { section in
+        try pool.section(kind) { section in
           try body(&section)
           throw Aborted()
         }
@@ -201,29 +206,33 @@ public final class LaboratoryPool {
       try steps()
     } catch is PoolError {}
     recorder.failFence(after: .max)
+    recorder.forgetBeforeNextFence()
     do {
       try pool.pstart()
       throw LaboratoryError("a handle whose fence failed goes on")
     } catch PoolError.poisoned {}
-    try pool.close()
-    pool = try Pool.open(path, options: options)
+    try openAgain()
     if let unfinishedStep { finish(unfinishedStep) }
     unfinishedStep = nil
   }
 
+  func openAgain() throws {
+    try pool.close()
+    pool = try Pool.open(path, options: options)
+  }
+
   /// Closes the pool and opens it again.
   public func reopen() throws {
-    try step { pool in
+    try step { _ in
       let before = snapshot
-      try pool.close()
-      self.pool = try Pool.open(path, options: options)
+      try openAgain()
       guard snapshot == before else { throw LaboratoryError("another state after an open") }
     }
   }
 
   fileprivate func close() throws { try pool.close() }
 
-  private func checkHeap() throws {
+  func checkHeap() throws {
     if pool.engine.isInSection { return }
     let report = pool.checkHeap()
     guard report.problems.isEmpty else { throw LaboratoryError("heap: \(report.problems[0])") }

@@ -6,7 +6,7 @@ extension Workload {
   public static let all: [Workload] = onCacheLines + onCacheLines.map(\.onMsync)
 
   private static let onCacheLines: [Workload] =
-    writes + logs + sections + files + heaps + collections
+    writes + logs + sections + files + heaps + collections + lanes
 
   // MARK: Announced writes
 

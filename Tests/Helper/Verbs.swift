@@ -16,6 +16,7 @@ let verbs: [String: @Sendable ([String]) throws -> Void] = [
   .merging(survivalVerbs) { _, second in second }
   .merging(guestVerbs) { _, second in second }
   .merging(collectionVerbs) { _, second in second }
+  .merging(laneVerbs) { _, second in second }
 
 /// Opens a pool, says so, and keeps it open until standard input ends.
 func hold(_ arguments: [String]) throws {

@@ -19,7 +19,8 @@ final class EnginePool {
   init(
     fileBytes: UInt64 = 2 << 20, logBytes: UInt64? = 64 << 10, logBytesMax: UInt64? = nil,
     tracker: TrackerKind? = nil, retention: Bool = true,
-    persistence: PersistencePath = .cacheLines, announces: Bool = false, audit: Bool = false
+    persistence: PersistencePath = .cacheLines, announces: Bool = false, audit: Bool = false,
+    lanes: Int = 8, deadlockSeconds: Int = 60
   ) throws {
     self.announces = announces
     path = directory.file("engine.pool")
@@ -30,6 +31,8 @@ final class EnginePool {
     options.tracker = tracker
     options.retention = retention
     options.audit = audit
+    options.laneCount = lanes
+    options.deadlockSeconds = deadlockSeconds
     engine = try Self.create(path, &geometry, options)
     try engine.watch(upTo: Self.watchedPages)
     if announces {
@@ -87,7 +90,7 @@ final class EnginePool {
   func announce(_ range: Range<Int>) {
     let part = range.clamped(to: Self.announcedBytes)
     guard announces, !part.isEmpty else { return }
-    engine.announced.announce(engine.base + part.lowerBound, byteCount: part.count)
+    engine.announcedOfThisThread.announce(engine.base + part.lowerBound, byteCount: part.count)
   }
 
   /// Writes announced memory like a program with collections: extents of all lengths, some again.

@@ -2,7 +2,8 @@ import CVolipPersistence
 import Glibc
 import Testing
 import TestSupport
-import VolipPersistence
+
+@testable import VolipPersistence
 
 /// The variants that this processor can run; scalar is always among them.
 let variants: [cvp_variant] = [CVP_SCALAR, CVP_AVX2, CVP_AVX512].filter {
@@ -201,5 +202,47 @@ final class Lines {
       #expect(error.description.count > 10, "\(error)")
       #expect(error.exitCode > 0)
     }
+  }
+}
+
+/// Threads with views of one mapping, of which the kernel tells one of what it could not write.
+@Suite struct SyncFailureTests {
+  private final class FailingOnce: PersistenceObserver, @unchecked Sendable {
+    var isArmed = false
+    func didMap(_ memory: DurableMemory) {}
+    func didStore(_ range: Range<Int>, isCached: Bool) {}
+    func didFlush(_ range: Range<Int>) {}
+    func willFence() throws(PoolError) {
+      guard isArmed else { return }
+      isArmed = false
+      throw .system(operation: "msync", errorNumber: EIO)
+    }
+    func didFence() {}
+    func didSetLength(_ bytes: Int) {}
+    func didSyncLength() {}
+  }
+
+  @Test func aFenceThatFailedForOneViewIsPassedByNone() throws {
+    guard PersistenceLaboratory.isBuilt else { return }
+    let directory = TemporaryDirectory()
+    let path = directory.file("synced")
+    FileBytes.write([UInt8](repeating: 0, count: 8 * 4096), to: path)
+    let descriptor = open(path, O_RDWR | O_CLOEXEC)
+    defer { close(descriptor) }
+    let observer = FailingOnce()
+    let memory = try PersistenceLaboratory.$observer.withValue(observer) {
+      try DurableMemory.map(descriptor: descriptor, forced: .msync)
+    }
+    defer { memory.unmap() }
+    let views = (0..<2).map { _ in DurableMemory(viewOf: memory) }
+    for view in views {
+      view.flush(0..<64)
+      try view.fence()
+    }
+    for view in views { view.flush(4096..<4160) }
+    observer.isArmed = true
+    #expect(throws: PoolError.self) { try views[0].fence() }
+    #expect(throws: PoolError.self) { try views[1].fence() }
+    #expect(throws: PoolError.self) { try memory.fence() }
   }
 }

@@ -125,8 +125,8 @@ import Testing
   @Test func unknownIncompatibleFeaturesAreRefusedByName() throws {
     var generator = SeededGenerator.forTest()
     var superblock = try sample(using: &generator)
-    superblock.incompatibleFeatures = 1 << 40 | 1
-    #expect(throws: Superblock.Refusal.features(1 << 40 | 1)) {
+    superblock.incompatibleFeatures = 1 << 40 | 2
+    #expect(throws: Superblock.Refusal.features(1 << 40 | 2)) {
       try Superblock.decode(superblock.encoded)
     }
   }

@@ -11,6 +11,7 @@ struct Measurement {
   var tracker = "none"
   var retain = "none"
   var batch = 1
+  var threads = 1
   var samples: [Double] = []
   var unit: String
   /// What the figure has to reach, for people.
@@ -45,7 +46,7 @@ struct Measurement {
       ("tracker", tracker), ("retain", retain),
     ]
     let numbers = [
-      ("batch", "\(batch)"), ("threads", "1"), ("median", Self.plain(median)),
+      ("batch", "\(batch)"), ("threads", "\(threads)"), ("median", Self.plain(median)),
       ("min", Self.plain(least)), ("max", Self.plain(most)),
     ]
     let fields =

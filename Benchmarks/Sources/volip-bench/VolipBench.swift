@@ -6,7 +6,8 @@ struct VolipBench: ParsableCommand {
     commandName: "volip-bench",
     abstract: "Measures volipmem on this machine. Figures are medians of interleaved repetitions.",
     subcommands: [
-      Hashmap.self, Collections.self, Open.self, Replay.self, Allocate.self, LoggedBytes.self,
+      Hashmap.self, Collections.self, Lanes.self, Open.self, Replay.self, Allocate.self,
+      LoggedBytes.self,
       All.self, FillLog.self,
       GuestPeerCommand.self, Primitives.self, CommitTime.self,
     ])
@@ -24,6 +25,7 @@ struct All: ParsableCommand {
     let report = Report(runOptions)
     try report.show(hashmapBenchmark(runOptions, configurations.list, hashmap))
     try report.show(collectionsBenchmark(runOptions))
+    try report.show(lanesBenchmark(runOptions))
     try report.show(openBenchmark(runOptions))
     try report.show(replayBenchmark(runOptions))
     try report.show(allocateBenchmark(runOptions, configurations.list))

@@ -92,6 +92,11 @@ typedef enum volip_code {
   // Guest mode
   VOLIP_NO_GUEST = 35,   // this host cannot do it
   VOLIP_TOO_LATE = 36,   // other threads or open pools exist, or the process is in the guest
+
+  // Sections beside others
+  VOLIP_PAGE_TRACKED_WRITE = 37,  // in a section of announced writes beside others
+  VOLIP_LANE_FULL = 38,           // do the section again: the next one gets room
+  VOLIP_SECTIONS_DEADLOCKED = 39,  // a lock is taken before pstart here and in a section there
 } volip_code;
 
 /// The code of the calling thread's last failure; VOLIP_OK before the first.

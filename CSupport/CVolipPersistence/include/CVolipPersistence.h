@@ -125,6 +125,8 @@ void cvp_media_leave(void);
 size_t cvp_media_failed_count(const struct cvp_media *media);
 size_t cvp_media_failed(const struct cvp_media *media, size_t index);
 void cvp_media_clear(struct cvp_media *media);
+/// Nothing where there are not `counted` of them any more.
+void cvp_media_clear_counted(struct cvp_media *media, size_t counted);
 
 /// Whether a private page could not be read when it was the file's again: zeros stand in for some.
 bool cvp_media_is_hopeless(const struct cvp_media *media);

@@ -97,10 +97,16 @@ int cvw_trap_handler_install(void);
 // Sections and threads
 
 /// The section state of the calling thread: how deep it is nested and in which pool's handle. The
-/// owner is null exactly while the depth is 0.
+/// owner is null exactly while the depth is 0, and so is the list of announced writes. Lane and
+/// group are null but in a section that has one; the hint is the lane that the thread had last.
 struct cvw_thread_section {
   void *owner;
   uint64_t depth;
+  void *lane;
+  void *group;
+  void *announced;
+  uint32_t lane_hint;
+  int32_t thread;  // as the kernel names it, after cvw_thread_section_enroll
 };
 /// One load of the thread's base register: asked for by every allocation.
 extern _Thread_local struct cvw_thread_section cvw_this_thread

@@ -29,6 +29,7 @@ extension Section {
   /// Takes back what was announced of a block that this section allocated and is about to free.
   @usableFromInline
   mutating func forget(_ address: UnsafeRawPointer, byteCount: Int) {
+    requireOpen()
     // An audit finds them in later sections, and nobody to announce them.
     if byteCount >= Self.forgetBytesMin, !pool.isAudited {
       announced.forget(address, byteCount: byteCount)
@@ -39,6 +40,6 @@ extension Section {
   static let forgetBytesMin = 4096
 
   func usableBytes(_ address: UnsafeRawPointer) throws(PoolError) -> Int {
-    try pool.announcedHeap.usableBytes(address)
+    try heap.takeUnretainedValue().usableBytes(address)
   }
 }

@@ -31,7 +31,7 @@ PEER_ARGUMENTS ?=
 .PHONY: demo-memcached test-peers bench-memcached bench-wrapped
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
-.PHONY: documentation test-threads test-tsan fuzz install man
+.PHONY: documentation test-threads test-tsan fuzz install installable man
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -45,9 +45,11 @@ build: dependencies ## Debug build of everything
 release: dependencies ## Release build of libraries and programs
 	$(SWIFT) build -c release
 
-install: dependencies ## Command, C library and headers to PREFIX=/usr/local, below DESTDIR
-	for product in volip VolipC VolipPreload VolipWrap; do \
+installable: dependencies
+	@for product in volip VolipC VolipPreload VolipWrap; do \
 	  $(SWIFT) build -c release --product $$product || exit 1; done
+
+install: installable ## Command, C library and headers to PREFIX=/usr/local, below DESTDIR
 	@DESTDIR='$(DESTDIR)' Scripts/install.sh '$(BUILD)' '$(PREFIX)'
 
 demo: dependencies ## Kills a virtual machine 50 times and looks whether its hash map lost anything

@@ -22,7 +22,7 @@ import Testing
     let outcome = try await Installation.run(
       "make",
       [
-        "-C", Installation.root, "--old-file=release", "install", "PREFIX=/opt/volip",
+        "-C", Installation.root, "--old-file=installable", "install", "PREFIX=/opt/volip",
         "BUILD=\(Helper.productDirectory)", "DESTDIR=\(directory.file("stage"))",
       ])
     #expect(outcome.status == .exited(0), "\(outcome.errors)")

@@ -27,7 +27,7 @@ struct Installation: Sendable {
     let outcome = try await Self.run(
       "make",
       [
-        "-C", root, "--no-print-directory", "--old-file=release", "install", "PREFIX=\(prefix)",
+        "-C", root, "--no-print-directory", "--old-file=installable", "install", "PREFIX=\(prefix)",
         "BUILD=\(Helper.productDirectory)",
       ])
     guard outcome.status == .exited(0) else { throw Failure(text: outcome.errors) }

@@ -84,8 +84,8 @@ static void spawns(void) {
       "sh", "-c", "ls -l /proc/$$/fd/5 | grep -c null; kill -USR1 $$; kill -TERM $$; exit 1", NULL};
   pid_t child;
   int result = posix_spawn(&child, "/bin/sh", &actions, &attributes, arguments, environ);
+  say_end("spawned", child);  // which has said what it says by then
   say("result %d\n", result);
-  say_end("spawned", child);
   result = posix_spawn(&child, "/nowhere", NULL, NULL, arguments, environ);
   say("nowhere: %s\n", strerror(result));
   say("system %d\n", system("exit 5") >> 8);

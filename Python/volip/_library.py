@@ -45,6 +45,9 @@ class Code(enum.IntEnum):
     NO_ROOT = 34
     NO_GUEST = 35
     TOO_LATE = 36
+    PAGE_TRACKED_WRITE = 37
+    LANE_FULL = 38
+    SECTIONS_DEADLOCKED = 39
 
 
 class Error(Exception):

@@ -56,9 +56,7 @@ import Testing
   /// while: each thread's counter is one of its last two, and shared ones never differ.
   @Test func threadsThatWriteTheSameLineInTurnLeaveItsLastState() throws {
     let pool = try Self.pool()
-    let words = (pool.engine.base + EnginePool.announcedBytes.lowerBound)
-      .assumingMemoryBound(to: UInt64.self)
-    let work = SharedWork(pool.engine, words)
+    let work = SharedWork(pool)
     run(threads: 3) { thread in
       for round in 1...400 as ClosedRange<UInt64> {
         work.section(thread, round)
@@ -66,7 +64,7 @@ import Testing
       }
     }
     #expect(work.failures.load(ordering: .relaxed) == 0)
-    #expect(words[0] == 1200 && words[1] == 1200)
+    #expect(work.words[0] == 1200 && work.words[1] == 1200)
     let recovered = try RecoveredImage(FileBytes.read(pool.path), in: pool.directory)
     #expect(recovered.bytes == pool.current)
     try pool.engine.close()
@@ -77,9 +75,7 @@ import Testing
 
   @Test func exclusiveSectionsAndConcurrentOnesWaitForEachOther() throws {
     let pool = try Self.pool()
-    let words = (pool.engine.base + EnginePool.announcedBytes.lowerBound)
-      .assumingMemoryBound(to: UInt64.self)
-    let work = SharedWork(pool.engine, words)
+    let work = SharedWork(pool)
     run(threads: 3) { thread in
       for round in 1...150 as ClosedRange<UInt64> {
         if thread == 0, round % 5 == 0 {
@@ -96,14 +92,12 @@ import Testing
 
   @Test func moreThreadsThanLanesWaitForOne() throws {
     let pool = try Self.pool(lanes: 2)
-    let words = (pool.engine.base + EnginePool.announcedBytes.lowerBound)
-      .assumingMemoryBound(to: UInt64.self)
-    let work = SharedWork(pool.engine, words)
+    let work = SharedWork(pool)
     run(threads: 6) { thread in
       for round in 1...60 as ClosedRange<UInt64> { work.section(thread, round) }
     }
     #expect(work.failures.load(ordering: .relaxed) == 0)
-    #expect(words[0] == 360)
+    #expect(work.words[0] == 360)
   }
 
   @Test func aSectionTooLargeForItsLaneIsRolledBack() throws {
@@ -425,8 +419,10 @@ private final class SharedWork: @unchecked Sendable {
   let failures = Atomic(0)
   private let lock = Lock()
 
-  init(_ engine: PoolEngine, _ words: UnsafeMutablePointer<UInt64>) {
-    (self.engine, self.words) = (engine, words)
+  init(_ pool: EnginePool) {
+    engine = pool.engine
+    words = (engine.base + EnginePool.announcedBytes.lowerBound)
+      .assumingMemoryBound(to: UInt64.self)
   }
 
   private func set(_ index: Int, _ value: UInt64) {

@@ -18,8 +18,9 @@
 // Who runs when. The companion takes requests only while `companion.open` is set, and sleeps after
 // a short time without any. Run loops wake it when calls come thick and fast, and leave it alone
 // for a while when requests had to be withdrawn: then it has no processor of its own, and exits
-// cost less. Every word that two threads write is atomic; nobody holds a lock while waiting for the
-// other side but `companion.starting`, under which it is started and stopped.
+// cost less. A thread that loses its processor again and again changes places with the companion
+// (`look_around`). Every word that two threads write is atomic; nobody holds a lock while waiting
+// for the other side but `companion.starting`, under which it is started and stopped.
 #define _GNU_SOURCE
 #include "internal.h"
 
@@ -27,6 +28,7 @@
 #include <linux/futex.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #ifndef CLONE_VM
 #define CLONE_VM 0x100
@@ -56,9 +58,12 @@
 // measured, and believed within these bounds.
 #define SHORTEST_WAIT 10
 #define LONGEST_WAIT 150
+#define LOOK_TIME 2500       // between two looks at who shares a processor with whom
+#define LONGEST_LOOK 20000  // when changing places does not help
+#define OFTEN_TIME 500       // between two times that a thread loses its processor
 #define SLICE 100000         // of a processor, in nanoseconds
 // Served requests less what withdrawn ones cost, in served ones.
-#define CREDIT_MAX 200
+#define CREDIT_MAX 1000
 #define WITHDRAWN_COST 3
 
 static struct {
@@ -120,6 +125,10 @@ static bool serve(struct vcpu *vcpu) {
   companion.kicked = 0;
   bool is_made = call_for_another(vcpu, request, &companion.kicked);
   finish(request, is_made ? REQUEST_DONE : REQUEST_DECLINED);
+  if (is_made && atomic_load(&companion.credit) < CREDIT_MAX)
+    atomic_fetch_add(&companion.credit, 1);
+  else if (is_made)
+    atomic_store(&companion.ban, FIRST_BAN);
   _Atomic uint64_t *count = is_made ? &companion.served : &companion.declined;
   atomic_store_explicit(count, *count + 1, memory_order_relaxed);  // nobody else adds to them
   return true;
@@ -134,25 +143,20 @@ static bool serve_all(void) {
 }
 
 static void serve_until_idle(uint64_t wait) {
-  int served = 0;
   // Whoever woke it has yet to come back into the guest.
   uint64_t limit = now() + 3 * wait;
   uint64_t yield = now() + YIELD_TIME * ticks_per_microsecond;
   for (uint64_t time; (time = now()) < limit && !atomic_load(&companion.stopping);) {
     if (serve_all()) {
-      served += served < CREDIT_MAX;
       time = now();
       limit = time + wait;
       yield = time + YIELD_TIME * ticks_per_microsecond;
     } else if (time > yield) {
       RAW(SYS_sched_yield);
+      limit += now() - time;  // others had the processor, and may have requests for it from now on
     } else {
       __asm__ volatile("pause");
     }
-  }
-  if (atomic_fetch_add(&companion.credit, served) + served > CREDIT_MAX) {
-    atomic_store(&companion.credit, CREDIT_MAX);
-    atomic_store(&companion.ban, FIRST_BAN);
   }
 }
 
@@ -196,19 +200,57 @@ bool companion_kicked(void) {
 
 #define PROCESSOR_WORDS 16  // for 1,024 of them
 
-// To any processor of the program's but the one that this thread runs on: a scheduler that finds
-// all of them busy leaves both on one, where each waits for the other.
-static bool place_elsewhere(void) {
-  uint64_t processors[PROCESSOR_WORDS] = {0};
+struct processors {
+  uint64_t all[PROCESSOR_WORDS], others[PROCESSOR_WORDS];  // the program's; but this thread's
+};
+
+static struct processors processors_now(void) {
+  struct processors processors = {.all = {0}};
   uint32_t own = 0;
-  RAW(SYS_sched_getaffinity, 0, sizeof processors, processors);
+  RAW(SYS_sched_getaffinity, 0, sizeof processors.all, processors.all);
   RAW(SYS_getcpu, &own, 0, 0);
+  memcpy(processors.others, processors.all, sizeof processors.all);
   if (own < 64 * PROCESSOR_WORDS)
-    processors[own / 64] &= ~(1ul << own % 64);
+    processors.others[own / 64] &= ~(1ul << own % 64);
+  return processors;
+}
+
+static bool place(const uint64_t *processors) {
   int tid = atomic_load(&companion.tid);
   if (tid == 0)  // that would be this thread
     return true;
-  return RAW(SYS_sched_setaffinity, tid, sizeof processors, processors) == 0;
+  return RAW(SYS_sched_setaffinity, tid, PROCESSOR_WORDS * sizeof *processors, processors) == 0;
+}
+
+// To any processor of the program's but the one that this thread runs on: a scheduler that finds
+// all of them busy leaves both on one, where each waits for the other.
+static bool place_elsewhere(void) { return place(processors_now().others); }
+
+static void change_places(void) {
+  struct processors processors = processors_now();
+  if (RAW(SYS_sched_setaffinity, 0, sizeof processors.others, processors.others) != 0)
+    return;  // one processor
+  place_elsewhere();
+  RAW(SYS_sched_setaffinity, 0, sizeof processors.all, processors.all);
+}
+
+// Where all processors are busy, whoever a call wakes runs where it ran last. On the companion's
+// processor that costs a switch. On the vCPU's it throws the guest out, which costs more than an
+// exit, for each wake-up, while the companion has a processor to itself.
+static void look_around(struct vcpu *vcpu, uint64_t time) {
+  uint64_t elapsed = (time - vcpu->last_look) / ticks_per_microsecond;
+  if (elapsed < vcpu->look_time)
+    return;
+  struct rusage usage = {.ru_nivcsw = 0};
+  RAW(SYS_getrusage, RUSAGE_THREAD, &usage);
+  uint64_t lost = (uint64_t)(usage.ru_nivcsw - vcpu->processor_lost);
+  bool is_often = lost * OFTEN_TIME > elapsed && atomic_load(&companion.open);
+  vcpu->last_look = time;
+  vcpu->processor_lost = usage.ru_nivcsw;
+  vcpu->look_time = !is_often ? LOOK_TIME
+                    : vcpu->look_time < LONGEST_LOOK ? 2 * vcpu->look_time : LONGEST_LOOK;
+  if (is_often)
+    change_places();
 }
 
 // With all signals blocked, as they shall be in it: clone hands the mask on.
@@ -264,6 +306,7 @@ void companion_call_left(struct vcpu *vcpu, long number) {
     atomic_store(&companion.exit_ticks, gap);
     vcpu->request->spins = spins_for(wait_ticks());
   }
+  look_around(vcpu, time);
   uint64_t beyond = gap - atomic_load(&companion.exit_ticks);
   bool is_frequent = (int64_t)beyond < (int64_t)(FREQUENT_TIME * ticks_per_microsecond);
   vcpu->frequent_calls = is_frequent ? vcpu->frequent_calls + 1 : 0;
@@ -395,4 +438,7 @@ void companion_prepare(struct vcpu *vcpu) {
   atomic_store(&request->state, REQUEST_IDLE);
   vcpu->last_call = 0;
   vcpu->frequent_calls = 0;
+  vcpu->last_look = 0;
+  vcpu->look_time = LOOK_TIME;
+  vcpu->processor_lost = 0;
 }

@@ -118,6 +118,9 @@ struct vcpu {
   struct request *request;
   uint64_t last_call;            // time stamp of the last return from a call
   int frequent_calls;            // in a row
+  uint64_t last_look;            // time stamp of the last look at who has its processor
+  uint64_t look_time;            // microseconds until the next one
+  long processor_lost;           // how often, until then
   uint64_t program_gs;           // the base that the program has set
   _Atomic int taken;             // 0: no thread uses it
   _Atomic int tid;

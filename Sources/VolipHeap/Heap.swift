@@ -37,7 +37,7 @@ public final class Heap {
     }
     if !header.isFormatted {
       // The first section of a pool formats its heap: later there is none without a header.
-      guard engine.superblock.appliedLsn == 0 else {
+      guard engine.superblock.appliedLsn == 0, header.isBlank else {
         throw .damagedHeap(offset: 0, reason: "no heap header")
       }
       try Self.formatPool(engine, memory, segments)

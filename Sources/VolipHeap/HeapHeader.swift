@@ -48,6 +48,10 @@ struct HeapHeader {
   }
 
   var isFormatted: Bool { word(0) != 0 || word(7) != 0 }
+  /// Whether the page is as the file had it when it was made: a heap may be made here.
+  var isBlank: Bool {
+    (0..<DurableMemory.pageBytes / 8).allSatisfy { memory.load($0 * 8, as: UInt64.self) == 0 }
+  }
   var pageLimit: Int { Int(truncatingIfNeeded: word(2)) }
   var highWater: Int { Int(truncatingIfNeeded: word(3)) }
   var pageTableCount: Int { Int(truncatingIfNeeded: word(4)) }

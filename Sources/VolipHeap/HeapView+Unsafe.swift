@@ -19,7 +19,11 @@ package final class HeapView {
     guard memory.unreadablePage(in: 0..<1) == nil else {
       throw .damagedHeap(offset: 0, reason: "its page cannot be read")
     }
-    guard HeapHeader(memory: memory).isFormatted else { return nil }
+    let header = HeapHeader(memory: memory)
+    guard header.isFormatted else {
+      if !header.isBlank { throw .damagedHeap(offset: 0, reason: "no heap header") }
+      return nil
+    }
     heap = try Heap(viewing: memory, arenaPage: nil)
     var arenas: [Heap] = []
     for run in try heap.arenaRuns() {

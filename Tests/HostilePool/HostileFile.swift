@@ -54,7 +54,9 @@ public final class HostileFile {
     let seen = look(path)
     do throws(PoolError) {
       let pool = try Pool.open(path, options: options)
-      precondition(seen == .opened(isWell: pool.checkHeap().isConsistent), "\(seen)")
+      let report = pool.checkHeap()
+      precondition(
+        seen == .opened(isWell: report.isConsistent), "\(seen), open: \(report.problems)")
       let isWell = use(pool, variety: input.count)
       try pool.close()
       return .opened(isWell: isWell)

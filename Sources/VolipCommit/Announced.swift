@@ -38,8 +38,9 @@ extension PoolEngine {
     try beginTracking()
   }
 
-  /// Applies to the image what it lacks of announced writes.
-  func updateAnnouncedImage(_ parts: EngineParts) {
+  /// Applies to the image what it lacks of announced writes, all of them durable by then.
+  func updateAnnouncedImage(_ parts: EngineParts) throws(PoolError) {
+    try fenceBuffered()
     // Taken once: a section of one update has a record of its own.
     guard !isRemoved(.announcedUpdate) else { return }
     let (memory, imageOffset) = (parts.memory, parts.imageOffset)
@@ -54,7 +55,7 @@ extension PoolEngine {
     do throws(PoolError) {
       // In an audit the tracker has the pages, armed perhaps, and they are taken back as others.
       if hasAny, !options.audit {
-        updateAnnouncedImage(parts)
+        try updateAnnouncedImage(parts)
         if !isRemoved(.announcedRestore) { announced.restore(from: parts.image) }
         try parts.memory.requireWhole()
       }

@@ -28,7 +28,7 @@ extension PoolEngine {
   /// for announced writes it is.
   private func completeImage() throws(PoolError) {
     guard parts.redoLog.isAheadOfImage else { return }
-    updateAnnouncedImage(parts)
+    try updateAnnouncedImage(parts)
     do throws(PoolError) {
       try parts.memory.requireWhole()
     } catch {

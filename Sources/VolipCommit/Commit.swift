@@ -7,6 +7,7 @@
 //   crash after the fence             the record is replayed
 //   crash in update                   the record is replayed over the half-updated image
 //
+// A buffered section's record waits for the fence of a later one (Buffers.swift).
 // Announced writes are not collected, and their update waits for the checkpoint (Announced.swift).
 //
 // Runs with the gate closed and the tracker's section closed, by the thread that had the section.
@@ -87,8 +88,15 @@ extension PoolEngine {
       throw isLogLost ? poison(error, "the log could not be written") : error
     }
     pass(.logStored)
+    if mayWait(parts) { return noteBuffered(record) }
+    if !isRemoved(.recordFence) { try fenceLog(parts) }
+    return record
+  }
+
+  /// The fence that makes all records durable.
+  func fenceLog(_ parts: EngineParts) throws(PoolError) {
     do throws(PoolError) {
-      if !isRemoved(.recordFence) { try parts.memory.fence() }
+      try parts.memory.fence()
     } catch {
       if !isRemoved(.poisonAfterFence) { state = .poisoned("the log could not be flushed") }
       guard case .system(_, let errorNumber) = error else {
@@ -96,7 +104,7 @@ extension PoolEngine {
       }
       throw .outcomeUnknown(errorNumber: errorNumber)
     }
-    return record
+    parts.redoLog.noteFence()
   }
 
   /// Room for a record: as the log is, after a checkpoint, or at the start of an empty log.

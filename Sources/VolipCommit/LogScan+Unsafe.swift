@@ -5,7 +5,9 @@
 // Invariants
 // 1. A record counts if it begins where the one before ended, or at the next lap and says so; has
 //    this generation; follows in lsn; and has its seal. The first that does not ends the walk.
-// 2. In the log as a whole lsns have no gaps. In a lane they ascend: the gaps are other lanes'.
+// 2. A sealed record behind the first that is missing is damage, unless that one and all between
+//    were stored without a fence in between: sections that were buffered when power went.
+// 3. In the log as a whole lsns have no gaps. In a lane they ascend: the gaps are other lanes'.
 
 import CVolipPersistence
 
@@ -124,7 +126,7 @@ struct LogScan {
         position += (next?.lowerBound ?? log.upperBound) - byte
         continue
       }
-      if let candidate = candidate(at: position), candidate.record.header.lsn > lastLsn {
+      if let candidate = candidate(at: position), isLater(candidate.record.header) {
         let header = candidate.record.header
         let length = UInt64(header.recordBytes)
         guard length <= budget, !isSealed(candidate) else {
@@ -137,6 +139,13 @@ struct LogScan {
       }
       position += UInt64(DurableMemory.lineBytes)
     }
+  }
+
+  /// Whether a record, if it is sealed, shows that the next one was durable.
+  private func isLater(_ header: RecordHeader) -> Bool {
+    guard header.lsn > lastLsn else { return false }
+    let isBuffered = header.unfencedCount > 0 && !isRemoved(.openEpochJudgement)
+    return !isBuffered || header.lsn > lastLsn + 1 + UInt64(header.unfencedCount)
   }
 
   /// Makes the records durable, with the next fence: they can be read, and may be on no disk.

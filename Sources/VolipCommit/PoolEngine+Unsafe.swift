@@ -29,6 +29,8 @@ public struct EngineOptions: Sendable {
   /// Whether pstart looks for writes made since the last section. A retained page's are not seen:
   /// they belong to the next section.
   public var strayWriteCheck = true
+  /// For how long `pend` of buffered sections returns without a fence.
+  public var bufferedMilliseconds = 10
   /// Lanes for concurrent sections, 2 to 14: as many threads have one at a time, others wait.
   public var laneCount = 8
   /// Seconds that a thread waits for other sections before it looks whether they wait too.
@@ -48,6 +50,11 @@ public enum SectionKind: Sendable {
   /// Announced ones alone. Nothing is trapped, and no page is looked at; a write to other memory of
   /// the pool is a write outside a section. No other section is open.
   case announced
+  /// Announced ones alone, and later: `pend` returns before they are durable. They are when the
+  /// next section of another kind has ended, or `sync`, or an abort, or the first `pend` after
+  /// `EngineOptions.bufferedMilliseconds`; after a crash a prefix of the sections is there, in
+  /// their order, whole ones only. No other section is open.
+  case buffered
   /// Announced ones alone, beside other concurrent sections: each thread has a lane of the log and
   /// commits alone. Two sections that are open at once must not touch the same bytes: the
   /// application's locks see to that, taken before and released after the section.
@@ -93,6 +100,10 @@ public final class PoolEngine: @unchecked Sendable {
   @exclusivity(unchecked) var isDoomed = false
   /// In an audit: whether the open section would be a concurrent one without.
   @exclusivity(unchecked) var isOnlyAnnounced = false
+  /// Whether the open section's record may wait for a later fence (Buffers.swift).
+  @exclusivity(unchecked) var isBuffered = false
+  /// When the first record since the last fence was stored, in milliseconds.
+  @exclusivity(unchecked) var bufferedSince = 0
   /// Whether everything that is written belongs to an epoch (Epochs.swift).
   @exclusivity(unchecked) var isInEpochs = false
   @exclusivity(unchecked) private(set) var watchedPages = 0
@@ -380,6 +391,7 @@ public final class PoolEngine: @unchecked Sendable {
       if isReady || isRemoved(.poisonedClose) {
         try checkpoint()
         if lanes.isActive { try leaveLanes() }
+        try leaveBuffers()
       }
     }
   }

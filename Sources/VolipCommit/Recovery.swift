@@ -56,6 +56,7 @@ package struct Recovery {
     for scan in scans { next.appliedLsn = max(next.appliedLsn, scan.lastLsn) }
     next.logTail = 0
     next.lanes = nil
+    next.incompatibleFeatures &= ~Superblock.buffersFeature
     if !isRemoved(.recoverySuperblock) { try file.write(next, through: memory) }
     return summary
   }

@@ -13,7 +13,9 @@
 // 1. tail <= head <= tail + bytes; [tail, head) holds records of this generation only.
 // 2. Positions between head and tail + bytes hold no sealed record of this generation at its own
 //    position.
-// 3. Space before tail is free only after both superblock copies name the tail (rule 2).
+// 3. The last `unfencedCount` live records are stored and not durable: sections that are buffered.
+//    Nothing of them is in the image.
+// 4. Space before tail is free only after both superblock copies name the tail (rule 2).
 
 import CVolipPersistence
 
@@ -28,6 +30,8 @@ final class RedoLog {
   @exclusivity(unchecked) var tail: UInt64 = 0
   @exclusivity(unchecked) private(set) var lastLsn: UInt64 = 0
   @exclusivity(unchecked) private var livePositions: [UInt64] = []
+  /// Live records that were stored since the last fence.
+  @exclusivity(unchecked) private(set) var unfencedCount = 0
   /// Live records, oldest first, whose announced writes are in the image.
   @exclusivity(unchecked) private var updatedCount = 0
   /// Header, announced words and extents of the record in hand, aligned to lines; grows to the
@@ -152,12 +156,18 @@ final class RedoLog {
     livePositions.append(record.header.position)
   }
 
+  /// The record that was stored last is not durable before the next fence.
+  func noteUnfenced() { unfencedCount += 1 }
+
+  /// A fence has made all records durable.
+  func noteFence() { unfencedCount = 0 }
+
   /// Stages header and extents before and behind the announced words.
   private func header(
     of writeSet: WriteSet, at position: UInt64, lsn: UInt64
   ) -> RecordHeader {
     let shift = UInt16(memory.recordAlignment.trailingZeroBitCount)
-    let header: RecordHeader
+    var header: RecordHeader
     if position == head, writeSet.lineCount == 0 {
       header = RecordHeader(
         alignmentShift: shift, generation: generation, lsn: lsn, position: position,
@@ -170,6 +180,7 @@ final class RedoLog {
         previousEnd: head, extentCount: writeSet.extentCount, lineCount: writeSet.lineCount,
         firstExtent: firstExtent, announcedWords: announcedWords)
     }
+    header.unfencedCount = unfencedCount
     header.encode(to: staging)
     return header
   }

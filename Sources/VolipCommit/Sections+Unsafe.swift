@@ -78,6 +78,7 @@ extension PoolEngine {
       try closeLanes()
       setTracking(false)
       if kind == .exclusive || options.audit { try beginTracking() }
+      if kind == .buffered { try enterBuffers() }
     } catch {
       unlock()
       throw error
@@ -87,6 +88,7 @@ extension PoolEngine {
     gateThread.store(section.pointee.thread, ordering: .relaxed)
     isDoomed = false
     isOnlyAnnounced = kind == .concurrent
+    isBuffered = kind == .buffered
     beginAnnouncing()
     section.pointee.announced = announced.identity
     section.pointee.owner = Unmanaged.passRetained(self).toOpaque()
@@ -138,7 +140,7 @@ extension PoolEngine {
     setTracking(false)
     try beginTracking()
     isDoomed = false
-    isOnlyAnnounced = false
+    (isOnlyAnnounced, isBuffered) = (false, false)
     beginAnnouncing()
     setShared(true)
     let made = SectionGroup()
@@ -304,7 +306,7 @@ extension PoolEngine {
     defer { if isTracking { parts.tracker.settle(parts.writeSet) } }
     try commit(parts)
     announced.removeAll()
-    if options.audit { updateAnnouncedImage(parts) }
+    if options.audit { try updateAnnouncedImage(parts) }
     count(parts.writeSet)
   }
 

@@ -161,7 +161,7 @@ public final class Pool: @unchecked Sendable {
     _ = try announcedHeap.openSection(kind)
   }
 
-  /// Ends the section: its writes are durable when this returns.
+  /// Ends the section: its writes are durable when this returns, a buffered one's later.
   ///
   /// - Throws: `.sectionTooLarge`, `.diskFull`, `.sectionAborted` (rolled back), `.outcomeUnknown`.
   public func pend() throws(PoolError) {
@@ -176,6 +176,15 @@ public final class Pool: @unchecked Sendable {
   /// Makes the section's writes durable and goes on in a new one.
   public func pcommit() throws(PoolError) {
     try engine.commitSection()
+  }
+
+  /// Makes durable what buffered sections wrote until now; after sections of other kinds there is
+  /// nothing to do.
+  ///
+  /// - Throws: `.outcomeUnknown`, and the handle is poisoned: how many of them are there, the next
+  ///   open tells.
+  public func sync() throws(PoolError) {
+    try engine.sync()
   }
 
   // MARK: Memory

@@ -68,6 +68,8 @@ package enum MutationSite: String, CaseIterable, Sendable {
   case gate, strayWriteCheck, takeBack, dropOnRollBack, abortOnThreadExit
   // Announced writes
   case announcedUpdate, announcedRestore, audit
+  // Buffered sections
+  case epochFence, openEpochJudgement
   // Pages that fail
   case failedPagesCheck, lostMemoryCheck, lostPagesWhole, rebuildImage
   // Trackers

@@ -7,7 +7,8 @@
 //      4     2  kind, 1: lines of the image; 3: announced writes, and lines perhaps
 //      6     2  alignment of the record after this one, as a power of two: 6 or 12
 //      8     8  generation
-//     16     8  lsn, one more than the record before
+//     16     8  lsn, one more than the record before, in the lower 52 bits; above them how many
+//               records were stored since the last fence when this one was
 //     24     8  position: bytes of log written in this generation up to this record
 //     32     8  previous end: where the record before ended; less than position where the rest of
 //               the log was too short for this record
@@ -25,14 +26,14 @@
 //
 //      0     4  magic "VRAN"
 //      4     4  announced words; bit 31 for an alignment of 12 and not 6
-//      8     8  lsn
+//      8     8  lsn, and records since the last fence, as above
 //     16     8  checksum, computed with this word zero
 //     24     8  each announced word, then zero up to a whole line
 //
 // Announced words are extents of bytes: ByteExtent.word, then its bytes, zero up to a whole word.
 //
-// The checksum covers the whole record; its seed mixes pool identity, generation and lsn, and in
-// the compact form the position. It is the seal: without it there is no record.
+// The checksum covers the whole record; its seed mixes pool identity, generation and the word of
+// the lsn, and in the compact form the position. It is the seal: without it there is no record.
 
 import CVolipPersistence
 
@@ -48,6 +49,9 @@ public struct RecordHeader: Equatable, Sendable {
   public static let compactBytes = 24
   /// Announced words that a header of either form can count: 16 GiB.
   public static let announcedWordsMax = 0x7FFF_FFFF
+  /// Unfenced records before another one that its header can count.
+  public static let unfencedMax = 0xFFF
+  private static let lsnBits: UInt64 = 52
 
   public var alignmentShift: UInt16
   public var generation: UInt64
@@ -58,6 +62,9 @@ public struct RecordHeader: Equatable, Sendable {
   public var lineCount: Int
   public var firstExtent: LineExtent
   public var announcedWords: Int
+  /// Records stored between the last fence and this one: as many before this one may be missing
+  /// after a crash though this one is there.
+  public var unfencedCount = 0
   public private(set) var isCompact = false
 
   public init(
@@ -127,13 +134,21 @@ public struct RecordHeader: Equatable, Sendable {
     return (position + UInt64(recordBytes) + alignment - 1) / alignment * alignment
   }
 
+  private var lsnWord: UInt64 { lsn | UInt64(unfencedCount) << Self.lsnBits }
+
+  private mutating func take(lsnWord word: UInt64) {
+    lsn = word & (1 << Self.lsnBits - 1)
+    unfencedCount = Int(word >> Self.lsnBits)
+  }
+
+  /// - Parameter lsn: the header's word, with what is above the lsn.
   public static func seed(poolIdentity: UInt64, generation: UInt64, lsn: UInt64) -> UInt64 {
     isRemoved(.sealSeed) ? 0 : cvp_mix(cvp_mix(cvp_mix(poolIdentity) ^ generation) ^ lsn)
   }
 
   /// The seed of this record's checksum.
   public func seed(poolIdentity: UInt64) -> UInt64 {
-    let seed = Self.seed(poolIdentity: poolIdentity, generation: generation, lsn: lsn)
+    let seed = Self.seed(poolIdentity: poolIdentity, generation: generation, lsn: lsnWord)
     return isCompact ? cvp_mix(seed ^ position) : seed
   }
 
@@ -146,7 +161,7 @@ public struct RecordHeader: Equatable, Sendable {
     guard !isCompact else {
       store(Self.compactMagic, 0)
       store(UInt32(announcedWords) | (alignmentShift == 12 ? 1 << 31 : 0), 4)
-      store(lsn, 8)
+      store(lsnWord, 8)
       store(UInt64(0), sealByte)
       return
     }
@@ -154,7 +169,7 @@ public struct RecordHeader: Equatable, Sendable {
     store(announcedWords == 0 ? Self.kindLines : Self.kindAnnounced, 4)
     store(alignmentShift, 6)
     store(generation, 8)
-    store(lsn, 16)
+    store(lsnWord, 16)
     store(position, 24)
     store(previousEnd, 32)
     store(UInt32(extentCount), 40)
@@ -175,10 +190,10 @@ public struct RecordHeader: Equatable, Sendable {
     switch load(0, as: UInt32.self) {
     case compactMagic:
       let words = load(4, as: UInt32.self)
-      let header = RecordHeader(
-        alignmentShift: words >> 31 == 0 ? 6 : 12, generation: generation,
-        lsn: load(8, as: UInt64.self), position: position,
-        announcedWords: Int(words & 0x7FFF_FFFF))
+      var header = RecordHeader(
+        alignmentShift: words >> 31 == 0 ? 6 : 12, generation: generation, lsn: 0,
+        position: position, announcedWords: Int(words & 0x7FFF_FFFF))
+      header.take(lsnWord: load(8, as: UInt64.self))
       return header.announcedWords > 1 ? (header, load(header.sealByte, as: UInt64.self)) : nil
     case magic:
       return decodeGeneral(load(4, as: UInt16.self), load, load, load)
@@ -196,13 +211,14 @@ public struct RecordHeader: Equatable, Sendable {
     guard isAnnounced ? last > 1 && last <= announcedWordsMax : kind == kindLines else {
       return nil
     }
-    let header = RecordHeader(
-      alignmentShift: short(6, UInt16.self), generation: word(8, UInt64.self),
-      lsn: word(16, UInt64.self), position: word(24, UInt64.self),
+    var header = RecordHeader(
+      alignmentShift: short(6, UInt16.self), generation: word(8, UInt64.self), lsn: 0,
+      position: word(24, UInt64.self),
       previousEnd: word(32, UInt64.self), extentCount: Int(half(40, UInt32.self)),
       lineCount: Int(half(44, UInt32.self)),
       firstExtent: LineExtent(word: isAnnounced ? 0 : last),
       announcedWords: isAnnounced ? Int(last) : 0)
+    header.take(lsnWord: word(16, UInt64.self))
     guard header.alignmentShift == 6 || header.alignmentShift == 12,
       header.extentCount >= 1 || isAnnounced, header.lineCount >= header.extentCount,
       header.position < 1 << 62, header.previousEnd < 1 << 62

@@ -39,8 +39,11 @@ public struct Superblock: Equatable, Sendable {
   public static let areaBytes: UInt64 = 8192
   /// Incompatible feature: the log is divided into lanes now. A pool that was closed has none.
   public static let lanesFeature: UInt64 = 1
+  /// Incompatible feature: the log may end in records that were stored before a fence that never
+  /// came, some of them missing. A pool that was closed has none.
+  public static let buffersFeature: UInt64 = 2
   /// Incompatible features that this library knows.
-  public static let knownFeatures: UInt64 = lanesFeature
+  public static let knownFeatures: UInt64 = lanesFeature | buffersFeature
 
   /// Features of newer libraries that may be ignored; kept as they are.
   public var compatibleFeatures: UInt64 = 0

@@ -83,6 +83,8 @@ public final class LaboratoryPool {
     options.engine.persistencePath = workload.path
     options.engine.retention = workload.isRetaining
     options.engine.laneCount = workload.laneCount
+    // A seed makes one trace: no clock ends an epoch.
+    options.engine.bufferedMilliseconds = 1 << 40
     self.options = options
     let identity = generator.next()
     states = []
@@ -155,6 +157,11 @@ public final class LaboratoryPool {
   /// A section of announced writes alone.
   public func announcedSection(_ body: (inout Section) throws -> Void) throws {
     try step { try $0.section(.announced, body) }
+  }
+
+  /// A section that is durable later.
+  public func bufferedSection(_ body: (inout Section) throws -> Void) throws {
+    try step(isAcknowledged: false) { try $0.section(.buffered, body) }
   }
 
   /// A persistent array of so many zeros.

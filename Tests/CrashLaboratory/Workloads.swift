@@ -6,7 +6,53 @@ extension Workload {
   public static let all: [Workload] = onCacheLines + onCacheLines.map(\.onMsync)
 
   private static let onCacheLines: [Workload] =
-    writes + logs + sections + files + heaps + collections + lanes
+    writes + logs + sections + files + heaps + collections + buffers + lanes
+
+  // MARK: Buffered sections
+
+  private static let buffers = [
+    Workload("buffered sections") { lab in
+      let array = try lab.array(of: 200)
+      for _ in 0..<14 {
+        for _ in 0..<lab.random(0...5) {
+          try lab.bufferedSection { lab.scatter(lab.random(1...6), in: array, 0...199, &$0) }
+        }
+        switch lab.random(0...3) {
+        case 0: try lab.step { try $0.sync() }
+        case 1: try lab.announcedSection { lab.scatter(3, in: array, 0...199, &$0) }
+        case 2: try lab.abortedSection(.buffered) { lab.scatter(3, in: array, 0...199, &$0) }
+        default: try lab.step { try $0.checkpoint() }
+        }
+      }
+    },
+    Workload("epochs beside page-tracked writes and lanes") { lab in
+      let words = try lab.words(4 * 512)
+      let array = try lab.array(of: 100)
+      for round in 0..<12 {
+        for _ in 0..<lab.random(1...3) {
+          try lab.bufferedSection { lab.scatter(2, in: array, 0...99, &$0) }
+        }
+        switch round % 3 {
+        case 0: try lab.section { _ in lab.scatter(2, in: words) }
+        case 1: try lab.concurrentSection { lab.scatter(2, in: array, 0...99, &$0) }
+        // Its lines go into the image, so it is durable at its end.
+        default:
+          try lab.step { pool in
+            try pool.section(.buffered) { section in
+              lab.scatter(1, in: array, 0...99, &section)
+              try pool.section { _ in lab.scatter(2, in: words) }
+            }
+          }
+        }
+      }
+    },
+    Workload("a log full of buffered sections") { lab in
+      let array = try lab.array(of: 3000)
+      for _ in 0..<10 {
+        try lab.bufferedSection { lab.scatter(lab.random(200...900), in: array, 0...2999, &$0) }
+      }
+    },
+  ]
 
   // MARK: Announced writes
 

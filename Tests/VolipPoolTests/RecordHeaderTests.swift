@@ -6,13 +6,16 @@ import Testing
 @Suite struct RecordHeaderTests {
   private func sample(using generator: inout SeededGenerator) -> RecordHeader {
     let extents = Int.random(in: 1...100_000, using: &generator)
-    return RecordHeader(
+    var header = RecordHeader(
       alignmentShift: Bool.random(using: &generator) ? 6 : 12, generation: generator.next(),
-      lsn: generator.next(), position: generator.next() >> 2, previousEnd: generator.next() >> 2,
+      lsn: generator.next() >> 12, position: generator.next() >> 2,
+      previousEnd: generator.next() >> 2,
       extentCount: extents, lineCount: extents + Int.random(in: 0...100_000, using: &generator),
       firstExtent: LineExtent(
         firstLine: generator.next() >> 16, lineCount: Int.random(in: 0...0xFFFF, using: &generator))
     )
+    header.unfencedCount = Int.random(in: 0...RecordHeader.unfencedMax, using: &generator)
+    return header
   }
 
   private func line(of header: RecordHeader) -> [UInt64] {

@@ -31,7 +31,7 @@ PEER_ARGUMENTS ?=
 .PHONY: demo-memcached test-peers bench-memcached bench-wrapped
 .PHONY: help dependencies build release demo test test-quick test-crash test-crash-long test-mutants
 .PHONY: test-hardware test-programs bench format lint clean laboratory test-kills test-flips
-.PHONY: documentation test-threads test-tsan fuzz install installable man
+.PHONY: test-ratios documentation test-threads test-tsan fuzz install installable man
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -69,6 +69,7 @@ test-peers: release ## Kyoto Cabinet, LMDB and SQLite under failure-atomic msync
 
 test: build release lint ## Both builds, lint and all tests
 	-@Scripts/dependencies.sh memcached && Scripts/dependencies.sh peers
+	@if Scripts/dependencies.sh ratios; then $(MAKE) --no-print-directory test-ratios; fi
 	@set -o pipefail; $(SWIFT) test --skip-build --disable-xctest 2>&1 | $(SUMMARY_LAST)
 
 test-quick: build ## Tests without those that kill processes: under a minute
@@ -120,6 +121,11 @@ bench: ## Benchmarks, with pictures in Benchmarks/results; BENCH_ARGUMENTS='--qu
 	@Scripts/dependencies.sh bench
 	cd Benchmarks && $(SWIFT) build -c release
 	@Benchmarks/bench.sh $(BENCH_ARGUMENTS)
+
+test-ratios: ## What the collections promise beside others', with slack
+	@Scripts/dependencies.sh ratios
+	cd Benchmarks && $(SWIFT) build -c release
+	@Benchmarks/ratios.py
 
 bench-memcached: release ## memcached with commits every 0.1 to 100 ms, natively and wrapped
 	@Scripts/dependencies.sh memcached

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The hash map's figures with all options given; then what trackers and commits cost, and pictures
-# of all of it in results. On standard output, with --json, are the hash map's figures alone.
+# The hash map's figures with all options given; then what trackers and commits cost, collections
+# and lanes, and pictures of all of it in results. On standard output, with --json, are the hash map's figures alone.
 set -euo pipefail
 cd "$(dirname "$0")"
 bench=.build/release/volip-bench
@@ -21,6 +21,9 @@ mode=host
 [ -w /dev/kvm ] && mode=all
 for each in primitives commit; do
   $bench $each --mode $mode --save $results/latest.json "${others[@]}" > $tables
+done
+for each in collections lanes; do
+  $bench $each --save $results/latest.json "${others[@]}" > $tables
 done
 # The system's, where another one in the path has no matplotlib.
 python=python3

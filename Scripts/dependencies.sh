@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the build needs beyond a Swift toolchain, make and a C compiler: libpmem, libelf and
-# pkg-config, which tells the package manager where they are; with `bench` libpmemobj and LMDB too,
-# with `memcached` or `peers` those. Quick when all of it is there;
+# pkg-config, which tells the package manager where they are; with `ratios` libpmemobj and LMDB too,
+# with `bench` matplotlib as well, with `memcached` or `peers` those. Quick when all of it is there;
 # installs what is missing as root on Debian and its kin; else says what to install.
 set -euo pipefail
 
@@ -13,9 +13,11 @@ has_library() {
 }
 has_library libpmem || missing+=(libpmem-dev)
 has_library libelf || missing+=(libelf-dev)
-if [ "${1:-}" = bench ]; then # what is measured beside us
+if [ "${1:-}" = bench ] || [ "${1:-}" = ratios ]; then # what is measured beside us
   has_library libpmemobj || missing+=(libpmemobj-dev)
   has_library lmdb || missing+=(liblmdb-dev)
+fi
+if [ "${1:-}" = bench ]; then # what draws
   python3 -c 'import matplotlib' 2> /dev/null ||
     /usr/bin/python3 -c 'import matplotlib' 2> /dev/null || missing+=(python3-matplotlib)
 fi

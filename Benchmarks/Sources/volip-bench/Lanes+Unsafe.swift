@@ -3,6 +3,7 @@
 //   announced    one thread, sections that hold the gate: what a lane has to be measured against
 //   1 thread     concurrent sections
 //   2 threads    the same, each with a dictionary of its own
+//   buffered     one thread, sections that share a fence
 //
 // The ratio of two threads to one is what may not be below 1.7.
 
@@ -46,6 +47,7 @@ func lanesBenchmark(
     LaneCase(name: "announced", threads: 1, kind: .announced),
     LaneCase(name: "1 thread", threads: 1, kind: .concurrent),
     LaneCase(name: "2 threads", threads: 2, kind: .concurrent),
+    LaneCase(name: "buffered", threads: 1, kind: .buffered),
   ]
   var measurements: [Measurement] = []
   for batch in batches {

@@ -53,6 +53,7 @@ extension PoolEngine {
   func takeAnnouncedBack(_ parts: EngineParts) throws(PoolError) {
     let hasAny = announced.needsRestore
     do throws(PoolError) {
+      try fenceBuffered()
       // In an audit the tracker has the pages, armed perhaps, and they are taken back as others.
       if hasAny, !options.audit {
         try updateAnnouncedImage(parts)

@@ -2,16 +2,18 @@
 //
 //   buffered section          its record is stored; no fence, nothing in the image
 //   epoch                     the records since the last fence
-//   the epoch's end           one fence: of the next section of another kind, of `sync`, of a
-//                             rollback, of a checkpoint, or of a pend that finds it old or long
+//   the epoch's end           one fence: of the next section of another kind, whatever it wrote, of
+//                             `sync` and `pcommit`, of a rollback, of a checkpoint, of a group that
+//                             begins, or of a pend that finds the epoch old or long
 //
 // After a crash any records of the last epoch may be missing. Recovery applies those before the
 // first that is; later ones are there in vain, and their headers say that they were stored without
 // a fence in between: that is no damage (LogScan, invariant 2).
 //
 // The image never has bytes of a record that is not durable: `updateAnnouncedImage` fences first.
-// A lock-prefixed instruction, in the gate's unlock, lies between the stores of one thread and the
-// fence of another: it drains what the first one stored past its cache.
+// Between the stores of one thread and the fence of another lies a lock-prefixed instruction, in the
+// gate's unlock or, where there was one thread until then, in the creation of the other: it drains
+// what the first one stored past its cache.
 
 import Glibc
 
@@ -21,7 +23,7 @@ extension PoolEngine {
   /// - Throws: `.outcomeUnknown`, and the handle is poisoned: which of them are there, the next
   ///   open tells.
   public func sync() throws(PoolError) {
-    try withGate { () throws(PoolError) in try fenceBuffered() }
+    try withGate { () throws(PoolError) in try Self.withoutCancellation(fenceBuffered) }
   }
 
   /// Ends the epoch. Under the gate.

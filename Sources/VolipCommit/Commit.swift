@@ -20,7 +20,10 @@ extension PoolEngine {
   func commit(_ parts: EngineParts) throws(PoolError) {
     pass(.collect)
     try collect(parts)
-    guard parts.writeSet.lineCount > 0 || !announced.isEmpty else { return }
+    guard parts.writeSet.lineCount > 0 || !announced.isEmpty else {
+      // What this section has read is durable when it has ended, too.
+      return mayWait(parts) ? () : try fenceBuffered()
+    }
     pass(.collected)
     let position = try prepare(parts)
     pass(.prepared)

@@ -78,7 +78,7 @@ extension PoolEngine {
       try closeLanes()
       setTracking(false)
       if kind == .exclusive || options.audit { try beginTracking() }
-      if kind == .buffered { try enterBuffers() }
+      if kind == .buffered { try Self.withoutCancellation(enterBuffers) }
     } catch {
       unlock()
       throw error
@@ -137,6 +137,8 @@ extension PoolEngine {
     }
     try requireNoEpochs()
     try closeLanes()
+    // So that no member of the group has anything to fence.
+    try Self.withoutCancellation(fenceBuffered)
     setTracking(false)
     try beginTracking()
     isDoomed = false
@@ -334,7 +336,10 @@ extension PoolEngine {
       throw .invalidArgument("a section of a group ends with the others: no pcommit")
     }
     do throws(PoolError) {
-      try Self.withoutCancellation(endSection)
+      try Self.withoutCancellation { () throws(PoolError) in
+        try endSection()
+        try fenceBuffered()
+      }
     } catch {
       leaveSection()
       throw error

@@ -52,6 +52,7 @@ public struct RecordHeader: Equatable, Sendable {
   /// Unfenced records before another one that its header can count.
   public static let unfencedMax = 0xFFF
   private static let lsnBits: UInt64 = 52
+  static let lsnLimit: UInt64 = 1 << lsnBits
 
   public var alignmentShift: UInt16
   public var generation: UInt64
@@ -137,7 +138,7 @@ public struct RecordHeader: Equatable, Sendable {
   private var lsnWord: UInt64 { lsn | UInt64(unfencedCount) << Self.lsnBits }
 
   private mutating func take(lsnWord word: UInt64) {
-    lsn = word & (1 << Self.lsnBits - 1)
+    lsn = word & (Self.lsnLimit - 1)
     unfencedCount = Int(word >> Self.lsnBits)
   }
 

@@ -115,11 +115,11 @@ public struct Superblock: Equatable, Sendable {
     superblock.generation = words[13]
     superblock.appliedLsn = words[14]
     superblock.logTail = words[15]
-    // 2^62 positions, generations or records are not reached in the life of a pool; beyond it
-    // sums of them could overflow.
-    guard [words[12], words[13], words[14], words[15]].allSatisfy({ $0 < 1 << 62 }) else {
-      throw .geometry("counter out of range")
-    }
+    // So many positions, generations or records are not reached in the life of a pool; beyond them
+    // sums could overflow, and a record's header has room for no larger lsn.
+    guard [words[12], words[13], words[15]].allSatisfy({ $0 < 1 << 62 }),
+      words[14] < RecordHeader.lsnLimit / 2
+    else { throw .geometry("counter out of range") }
     guard words[15] % UInt64(DurableMemory.lineBytes) == 0 else {
       throw .geometry("log tail is not at a line")
     }

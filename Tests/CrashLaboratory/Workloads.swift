@@ -17,8 +17,17 @@ extension Workload {
         for _ in 0..<lab.random(0...5) {
           try lab.bufferedSection { lab.scatter(lab.random(1...6), in: array, 0...199, &$0) }
         }
-        switch lab.random(0...3) {
+        switch lab.random(0...6) {
         case 0: try lab.step { try $0.sync() }
+        // Whoever reads what a buffered section wrote, and is acknowledged, has read durable bytes.
+        case 4: try lab.section { _ in }
+        case 5: try lab.abortedSection { _ in }
+        case 6:
+          try lab.step { pool in
+            try pool.pstart(.buffered)
+            try pool.pcommit()
+            try pool.pend()
+          }
         case 1: try lab.announcedSection { lab.scatter(3, in: array, 0...199, &$0) }
         case 2: try lab.abortedSection(.buffered) { lab.scatter(3, in: array, 0...199, &$0) }
         default: try lab.step { try $0.checkpoint() }

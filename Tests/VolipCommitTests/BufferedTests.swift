@@ -63,6 +63,59 @@ import Testing
     #expect(recovered.bytes[0] == 7 && value(recovered.bytes) == 2)
   }
 
+  /// A section of another kind that only read what buffered ones wrote, and answered somebody on
+  /// it, was durable in words alone: it logged nothing, and so it fenced nothing.
+  @Test func aSectionThatWritesNothingEndsTheEpochToo() throws {
+    let pool = try EnginePool(announces: true)
+    func ends(_ body: () throws -> Void) throws {
+      try section(pool, .buffered, 1)
+      #expect(try fences(pool, body) >= 1)
+      #expect(try fences(pool) { try pool.engine.sync() } == 0)
+    }
+    for kind in [SectionKind.exclusive, .announced, .group] {
+      try ends {
+        try pool.engine.openSection(kind)
+        try pool.engine.closeSection()
+      }
+      try ends {
+        try pool.engine.openSection(kind)
+        try pool.engine.abortSection()
+      }
+    }
+    // A rollback of page-tracked memory alone.
+    try ends {
+      try pool.engine.openSection()
+      pool.bytes[0] = 1
+      try pool.engine.abortSection()
+    }
+    try ends {
+      try pool.engine.openSection(.buffered)
+      try pool.engine.commitSection()
+      try pool.engine.closeSection()
+    }
+  }
+
+  /// Between the records of a thread and the fence of another one is the gate.
+  @Test func aThreadsSyncIsForEverybodysSections() throws {
+    nonisolated(unsafe) let pool = try EnginePool(announces: true)
+    try section(pool, .buffered, 1)
+    let thread = BackgroundThread { try! self.section(pool, .buffered, 2) }
+    thread.join()
+    #expect(try fences(pool) { try pool.engine.sync() } == 1)
+    #expect(try value(RecoveredImage(FileBytes.read(pool.path), in: pool.directory).bytes) == 2)
+  }
+
+  @Test func growthEndsTheEpoch() throws {
+    let pool = try EnginePool(announces: true)
+    try section(pool, .buffered, 1)
+    try pool.engine.grow(toFileBytes: 4 << 20)
+    #expect(try fences(pool) { try pool.engine.sync() } == 0)
+    try section(pool, .buffered, 2)
+    #expect(value(pool.current) == 2)
+    try pool.engine.sync()
+    #expect(try value(RecoveredImage(FileBytes.read(pool.path), in: pool.directory).bytes) == 2)
+  }
+
   @Test func anEpochThatIsOldEndsWithTheNextSection() throws {
     let pool = try EnginePool(announces: true, bufferedMilliseconds: 0)
     try section(pool, .buffered, 1)

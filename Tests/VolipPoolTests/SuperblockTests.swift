@@ -12,7 +12,7 @@ import Testing
     var superblock = Superblock(poolIdentity: generator.next(), geometry: geometry)
     superblock.sequence = generator.next() >> 2
     superblock.generation = generator.next() >> 2
-    superblock.appliedLsn = generator.next() >> 2
+    superblock.appliedLsn = generator.next() >> 13
     superblock.logTail = generator.next() >> 2 & ~63
     return superblock
   }
@@ -125,8 +125,8 @@ import Testing
   @Test func unknownIncompatibleFeaturesAreRefusedByName() throws {
     var generator = SeededGenerator.forTest()
     var superblock = try sample(using: &generator)
-    superblock.incompatibleFeatures = 1 << 40 | 2
-    #expect(throws: Superblock.Refusal.features(1 << 40 | 2)) {
+    superblock.incompatibleFeatures = 1 << 40 | 4
+    #expect(throws: Superblock.Refusal.features(1 << 40 | 4)) {
       try Superblock.decode(superblock.encoded)
     }
   }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The hash map's figures with all options given; then what trackers and commits cost, collections
-# and lanes, and pictures of all of it in results. On standard output, with --json, are the hash map's figures alone.
+# and lanes, and pictures of all of it in results. On standard output, with --json, are the hash
+# map's figures alone.
 set -euo pipefail
 cd "$(dirname "$0")"
 bench=.build/release/volip-bench

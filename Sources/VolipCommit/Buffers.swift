@@ -11,9 +11,9 @@
 // a fence in between: that is no damage (LogScan, invariant 2).
 //
 // The image never has bytes of a record that is not durable: `updateAnnouncedImage` fences first.
-// Between the stores of one thread and the fence of another lies a lock-prefixed instruction, in the
-// gate's unlock or, where there was one thread until then, in the creation of the other: it drains
-// what the first one stored past its cache.
+// Between the stores of one thread and the fence of another lies a lock-prefixed instruction: in
+// the gate's unlock or, where there was one thread until then, in the creation of the other. It
+// drains what the first one stored past its cache.
 
 import Glibc
 

@@ -11,20 +11,20 @@ rm -f $results/latest.json
 $bench hashmap --save $results/latest.json "$@"
 
 others=()
-tables=/dev/stdout
+exec 3>&1
 for option in "$@"; do
   case $option in
     --quick) others+=(--quick) ;;
-    --json) tables=/dev/null ;;
+    --json) exec 3> /dev/null ;;
   esac
 done
 mode=host
 [ -w /dev/kvm ] && mode=all
 for each in primitives commit; do
-  $bench $each --mode $mode --save $results/latest.json "${others[@]}" > $tables
+  $bench $each --mode $mode --save $results/latest.json "${others[@]}" >&3
 done
 for each in collections lanes; do
-  $bench $each --save $results/latest.json "${others[@]}" > $tables
+  $bench $each --save $results/latest.json "${others[@]}" >&3
 done
 # The system's, where another one in the path has no matplotlib.
 python=python3

@@ -96,8 +96,7 @@ INIT
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc 2> /dev/null | gzip -1) > "$work/initramfs"
 
-# Without HPET: see power-cuts.py.
-timeout 900 qemu-system-x86_64 -accel tcg,thread=multi -machine hpet=off -cpu max -smp 2 -m 4096 \
+timeout 900 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 \
   -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/initramfs" \
   -append "console=ttyS0 quiet panic=1" -nographic -no-reboot |
   tr -d '\r' | sed -n 's/^.*CHECK //p' | tee "$work/result"

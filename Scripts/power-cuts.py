@@ -36,9 +36,7 @@ class Machine:
         self.is_over = False
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
-             # Without HPET: its emulation stands still now and then on a busy machine, and with it
-             # the kernel's clock and every program that sleeps.
-             "-machine", "pc,nvdimm=on,hpet=off", "-m", "2G,slots=2,maxmem=8G",
+             "-machine", "pc,nvdimm=on", "-m", "2G,slots=2,maxmem=8G",
              "-object", f"memory-backend-file,id=memory,share=on,mem-path={options.device},"
              f"size={size}", "-device", "nvdimm,id=nvdimm,memdev=memory",
              "-kernel", options.kernel, "-initrd", options.initramfs,

@@ -28,7 +28,10 @@ busybox mount -t ext4 -o dax=always /dev/pmem0 /pools ||
   echo "CUT error mount: $(busybox dmesg | busybox tail -n 3)"
 busybox grep -q 'pools.*dax' /proc/mounts || echo "CUT error mounted without DAX"
 case $tracker in
-  dirty-bits | detect-on-write | adaptive) export VOLIP_TEST_GUEST=1 ;;
+  dirty-bits | detect-on-write | adaptive)
+    export VOLIP_TEST_GUEST=1
+    busybox timeout 120 /hold || echo "CUT error no machine is held: $(busybox cat /held/said)"
+    ;;
 esac
 if [ -f /pools/bank.pool ]; then
   echo "CUT audit $(/helper audit-bank /pools/bank.pool 2>&1)"

@@ -62,11 +62,13 @@ def pages(options):
 
 
 def ready(server):
+    said = []
     for line in server.stdout:
         words = line.split()
-        if words[0] == "ready":
+        if words and words[0] == "ready":
             return int(words[1]), words[2], int(words[3])
-    sys.exit("memcached did not start")
+        said.append(line)
+    sys.exit("memcached did not start:\n" + "".join(said))
 
 
 def recovery(options):

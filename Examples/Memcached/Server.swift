@@ -76,7 +76,7 @@ final class Server {
     if getuid() == 0 { arguments += ["-u", "root"] }
     let command = ["volip", "run"] + runOptions + ["--", "memcached"] + arguments
     process = try spawn(volipPath(), command, output: log)
-    for _ in 0..<6000 {
+    for _ in 0..<24_000 {
       if let client = try? Client(path: socketPath) {
         client.close()
         return
@@ -87,7 +87,7 @@ final class Server {
       }
       usleep(5000)
     }
-    throw Failure(description: "memcached does not answer after 30 s; \(logText())")
+    throw Failure(description: "memcached does not answer after 2 minutes; \(logText())")
   }
 
   func killNow() throws {

@@ -7,6 +7,8 @@
 #include <threads.h>
 
 #define BYTES (1 << 20)
+// Until a program that stands still ends, in seconds: a busy machine needs 30 for some of them.
+#define GUARD_SECONDS 600
 
 static volatile long *map_file(const char *path) {
   int fd = open(path, O_RDWR | O_CREAT, 0600);
@@ -133,7 +135,7 @@ static void *serve(void *listener) {
 // An answer of more than a socket takes at once.
 static int serves(const char *path, char **rest) {
   (void)rest;
-  alarm(20);
+  alarm(GUARD_SECONDS);
   words = map_file(path);
   struct sockaddr_in name;
   int listener = listen_on(&name);
@@ -157,7 +159,7 @@ static int serves(const char *path, char **rest) {
 // Many clients that do not read stop nobody else.
 static int crowds(const char *path, char **rest) {
   (void)rest;
-  alarm(20);
+  alarm(GUARD_SECONDS);
   words = map_file(path);
   struct sockaddr_in name;
   int listener = listen_on(&name), server = -1, client = -1;
@@ -175,7 +177,7 @@ static int crowds(const char *path, char **rest) {
 
 // What is held for a client that has been closed does not go to the next one.
 static int closes(const char *path, char **rest) {
-  alarm(20);
+  alarm(GUARD_SECONDS);
   words = map_file(path);
   struct sockaddr_in name;
   int listener = listen_on(&name);
@@ -249,7 +251,7 @@ static void *talk(void *unused) {
 
 static int cancels(const char *path, char **rest) {
   (void)rest;
-  alarm(20);
+  alarm(GUARD_SECONDS);
   words = map_file(path);
   for (int i = 0; i < 300; i++) {
     pthread_t thread;
@@ -332,7 +334,7 @@ static void *send_signals(void *thread) {
 
 static int resets(const char *path, char **rest) {
   (void)rest;
-  alarm(20);
+  alarm(GUARD_SECONDS);
   words = map_file(path);
   pthread_t self = pthread_self(), thread;
   int fd = open(path, O_RDWR);
@@ -383,7 +385,7 @@ static int cleans(const char *path, char **rest) {
 // A client that reads nothing does not keep the program from ending.
 static int lingers(const char *path, char **rest) {
   (void)rest;
-  alarm(20);
+  alarm(GUARD_SECONDS);
   words = map_file(path);
   words[0] = words[1024] = 4;
   struct sockaddr_in name;

@@ -73,6 +73,8 @@ private func conditionalCases() -> [WayCase] {
   let word = room(8)
   let vector = words(buffer, 8)
   let message = words(0, 0, vector, 1, 0, 0, 0)
+  // For each attempt at reading: one that is not served takes its bytes all the same.
+  _ = call("write", writeEnd, much, 8 * attemptsMax)
   let events = room(12 * 4)
   let epoll = call("epoll_create1", 0)
   let poll = words(Int(readEnd) | Int(POLLIN) << 32)
@@ -144,6 +146,8 @@ private func conditionalCases() -> [WayCase] {
   ]
 }
 
+private let attemptsMax = 200
+
 private var served: Int { VirtualMachine.facts.companionCalls }
 
 /// Makes calls until the companion takes them; false if it does not.
@@ -162,9 +166,8 @@ private func wakeCompanion() -> Bool {
 /// Whether the companion made the call, by the number of those that it has made. With a case that
 /// makes others as well, by more than those.
 private func isServed(_ each: WayCase, others: Int) -> (Bool, Int) {
-  let attempts = 200
   var result = 0
-  for _ in 0..<(each.isServed ? attempts : 3) {
+  for _ in 0..<(each.isServed ? attemptsMax : 3) {
     guard wakeCompanion() else { return (false, result) }
     let before = served
     result = each.make()

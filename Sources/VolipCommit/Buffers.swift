@@ -58,13 +58,12 @@ extension PoolEngine {
 
   /// Says in the pool that its log may end so. Under the gate.
   func enterBuffers() throws(PoolError) {
-    guard file.superblock.incompatibleFeatures & Superblock.buffersFeature == 0 else { return }
     try writeFeatures(file.superblock.incompatibleFeatures | Superblock.buffersFeature)
   }
 
   /// The log is empty.
   func leaveBuffers() throws(PoolError) {
-    guard file.superblock.incompatibleFeatures & Superblock.buffersFeature != 0 else { return }
+    guard file.superblock.hasBuffers else { return }
     try writeFeatures(file.superblock.incompatibleFeatures & ~Superblock.buffersFeature)
   }
 

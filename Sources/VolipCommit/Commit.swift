@@ -22,7 +22,8 @@ extension PoolEngine {
     try collect(parts)
     guard parts.writeSet.lineCount > 0 || !announced.isEmpty else {
       // What this section has read is durable when it has ended, too.
-      return mayWait(parts) ? () : try fenceBuffered()
+      if !mayWait(parts) { try fenceBuffered() }
+      return
     }
     pass(.collected)
     let position = try prepare(parts)

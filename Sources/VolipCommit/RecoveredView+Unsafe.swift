@@ -88,7 +88,7 @@ package final class RecoveredView {
       return true
     }
     return first != second || !records.isEmpty || first.lanes != nil
-      || first.incompatibleFeatures & Superblock.buffersFeature != 0
+      || first.hasBuffers
   }
 
   /// Pages that could not be read since the view was made are an error.

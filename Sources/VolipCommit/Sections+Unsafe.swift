@@ -78,7 +78,9 @@ extension PoolEngine {
       try closeLanes()
       setTracking(false)
       if kind == .exclusive || options.audit { try beginTracking() }
-      if kind == .buffered { try Self.withoutCancellation(enterBuffers) }
+      if kind == .buffered, !file.superblock.hasBuffers {
+        try Self.withoutCancellation(enterBuffers)
+      }
     } catch {
       unlock()
       throw error

@@ -57,6 +57,8 @@ public struct Superblock: Equatable, Sendable {
   public var logTail: UInt64 = 0
   /// Nil while the log is one.
   public var lanes: LaneTable?
+  /// Whether the log may end in gaps.
+  public var hasBuffers: Bool { incompatibleFeatures & Self.buffersFeature != 0 }
 
   public init(poolIdentity: UInt64, geometry: PoolGeometry) {
     self.poolIdentity = poolIdentity

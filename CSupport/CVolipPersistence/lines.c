@@ -222,6 +222,16 @@ void cvp_seal_and_store_lines(struct cvp_seal *seal, void *target, const void *l
   lines_variant(chosen_variant, seal, target, lines, line_count);
 }
 
+void cvp_seal_begin_part(struct cvp_seal *part, uint64_t first_line) {
+  *part = (struct cvp_seal){.line_count = first_line};
+}
+
+void cvp_seal_add_part(struct cvp_seal *seal, const struct cvp_seal *part) {
+  for (unsigned lane = 0; lane < 8; lane++)
+    seal->lanes[lane] += part->lanes[lane];
+  seal->line_count = part->line_count;
+}
+
 uint64_t cvp_seal_value(const struct cvp_seal *seal) {
   uint64_t value = seal->line_count * LINE_STEP;
   for (unsigned lane = 0; lane < 8; lane++) {

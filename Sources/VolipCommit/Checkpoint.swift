@@ -12,6 +12,7 @@ extension PoolEngine {
   /// under the same gate.
   func checkpoint() throws(PoolError) {
     if lanes.isActive { return try checkpointLanes() }
+    try finishCheckpointBeside()
     let redoLog = parts.redoLog
     guard !redoLog.isEmpty else { return }
     pass(.checkpoint)
@@ -26,7 +27,7 @@ extension PoolEngine {
 
   /// A page of the log that failed meanwhile is no loss for lines, which are in the image already;
   /// for announced writes it is.
-  private func completeImage() throws(PoolError) {
+  func completeImage() throws(PoolError) {
     guard parts.redoLog.isAheadOfImage else { return }
     try updateAnnouncedImage(parts)
     do throws(PoolError) {

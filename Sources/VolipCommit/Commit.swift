@@ -31,10 +31,12 @@ extension PoolEngine {
     let record = try log(parts, at: position)
     pass(.logged)
     if !isRemoved(.update) {
-      update(record, to: parts.memory, imageOffset: parts.imageOffset)
+      update(
+        record, to: parts.memory, imageOffset: parts.imageOffset, threads: threads(for: parts))
     }
     pass(.updated)
     if !parts.lostPages.isEmpty { try rebuildImage(parts) }
+    if let checkpointThread, beside == nil, parts.redoLog.isHalfFull { checkpointThread.wake() }
   }
 
   /// Step 1: the written pages, armed again unless they are retained, then compared: a write that
@@ -56,10 +58,26 @@ extension PoolEngine {
       throw poison(error, "write set not collected")
     }
     let start = retention.observes(writeSet) ? ticks() : nil
-    writeSet.compare(workingCopy, with: parts.image)
+    compare(parts)
     retention.learn(writeSet, ticks: start.map { ticks() - $0 })
     if !isWhole(parts), !isRemoved(.failedPagesCheck) { try answerFailures(parts) }
     try audit(parts)
+  }
+
+  /// The threads that share the steps of this commit, or nil for the calling one alone.
+  private func threads(for parts: EngineParts) -> CommitThreads? {
+    parts.writeSet.pageCount > options.pagesAlone ? commitThreads : nil
+  }
+
+  private func compare(_ parts: EngineParts) {
+    let (writeSet, image) = (parts.writeSet, parts.image)
+    guard let threads = threads(for: parts) else {
+      return writeSet.compare(workingCopy, with: image)
+    }
+    threads.forEachSlice(of: writeSet.pageCount) { _, indexes in
+      writeSet.compare(indexes, workingCopy, with: image)
+    }
+    writeSet.countLines()
   }
 
   private func arm(_ writeSet: WriteSet, _ parts: EngineParts) throws(PoolError) {
@@ -84,7 +102,8 @@ extension PoolEngine {
     let record: LogRecord
     do throws(PoolError) {
       record = try parts.redoLog.append(
-        parts.writeSet, workingCopy, at: position, lsn: parts.redoLog.lastLsn + 1)
+        parts.writeSet, workingCopy, at: position, lsn: parts.redoLog.lastLsn + 1,
+        threads: threads(for: parts))
       parts.redoLog.noteLive(record)
     } catch {
       let isLogLost = !parts.memory.failedPages.isEmpty
@@ -119,6 +138,10 @@ extension PoolEngine {
     let most = min(file.superblock.geometry.logBytesMax, RedoLog.recordBytesMax)
     guard recordBytes <= most else {
       throw .sectionTooLarge(neededBytes: recordBytes, availableBytes: most)
+    }
+    if beside != nil {
+      try finishCheckpointBeside()
+      if let position = redoLog.place(writeSet, announced) { return position }
     }
     try checkpoint()
     if let position = redoLog.place(writeSet, announced) { return position }

@@ -39,11 +39,17 @@ struct LogRecord {
   /// Calls `body` for each extent with the address of its first line in the record.
   @inline(__always)
   func forEachExtent(_ body: (LineExtent, UnsafeRawPointer) -> Void) {
+    forEachExtent(0..<header.extentCount, body)
+  }
+
+  /// The same for some of them, by their indexes.
+  @inline(__always)
+  func forEachExtent(_ indexes: Range<Int>, _ body: (LineExtent, UnsafeRawPointer) -> Void) {
     guard header.lineCount > 0 else { return }
     var source = lines
-    for index in 0..<header.extentCount {
+    for index in 0..<indexes.upperBound {
       let extent = extent(index)
-      body(extent, source)
+      if index >= indexes.lowerBound { body(extent, source) }
       source += extent.lineCount * DurableMemory.lineBytes
     }
   }
@@ -109,11 +115,18 @@ struct LogRecord {
 
 /// The fourth step: copies a record's lines to the image. Commit and recovery both call it; it
 /// stores unconditionally (rule 3), with cached stores (rule 5), from the record alone (rule 4).
-func update(_ record: LogRecord, to memory: DurableMemory, imageOffset: Int) {
-  record.forEachExtent { extent, lines in
-    let offset = imageOffset + Int(extent.firstLine) * DurableMemory.lineBytes
-    memory.updateLines(at: offset, from: lines, count: extent.lineCount)
+/// Threads may share the work: whichever thread stored a line, the checkpoint's flush finds it.
+func update(
+  _ record: LogRecord, to memory: DurableMemory, imageOffset: Int, threads: CommitThreads? = nil
+) {
+  func update(_ indexes: Range<Int>) {
+    record.forEachExtent(indexes) { extent, lines in
+      let offset = imageOffset + Int(extent.firstLine) * DurableMemory.lineBytes
+      memory.updateLines(at: offset, from: lines, count: extent.lineCount)
+    }
   }
+  guard let threads else { return update(0..<record.header.extentCount) }
+  threads.forEachSlice(of: record.header.extentCount) { _, indexes in update(indexes) }
 }
 
 /// The fourth step for announced writes, which may wait for the checkpoint: nothing compares their

@@ -31,6 +31,14 @@ public struct EngineOptions: Sendable {
   public var strayWriteCheck = true
   /// For how long `pend` of buffered sections returns without a fence.
   public var bufferedMilliseconds = 10
+  /// Threads that share the comparing and copying of a commit of more than 512 pages, the one that
+  /// commits among them; 1 to 64.
+  public var commitThreads = 1
+  /// Commits of no more pages are made by one thread: waking others costs more than they save.
+  package var pagesAlone = 512
+  /// Whether a thread of its own makes checkpoints when the log is half full, beside sections; else
+  /// the section makes one that finds the log full.
+  public var checkpointThread = false
   /// Lanes for concurrent sections, 2 to 14: as many threads have one at a time, others wait.
   public var laneCount = 8
   /// Seconds that a thread waits for other sections before it looks whether they wait too.
@@ -110,6 +118,12 @@ public final class PoolEngine: @unchecked Sendable {
   @exclusivity(unchecked) var statistics = SectionStatistics()
   /// The section of a group that is open, or closing.
   @exclusivity(unchecked) var group: SectionGroup?
+  /// Those that share a large commit with the one that has the gate, if any were asked for.
+  let commitThreads: CommitThreads?
+  /// If one was asked for.
+  let checkpointThread: CheckpointThread?
+  /// The checkpoint that goes on beside sections (CheckpointBeside.swift).
+  @exclusivity(unchecked) var beside: CheckpointBeside?
   /// The lanes of concurrent sections.
   let lanes: Lanes
   /// Who has the gate closed, as the kernel names threads; 0 for nobody that has a section.
@@ -139,6 +153,8 @@ public final class PoolEngine: @unchecked Sendable {
     lanes = try Lanes(
       count: min(max(options.laneCount, 2), LaneTable.countMax), file.superblock, memory,
       workingCopy)
+    commitThreads = try CommitThreads.started(options.commitThreads)
+    checkpointThread = options.checkpointThread ? CheckpointThread() : nil
     gate = .allocate(capacity: 1)
     pthread_mutex_init(gate, nil)
     heapLock = .allocate(capacity: 1)
@@ -150,6 +166,7 @@ public final class PoolEngine: @unchecked Sendable {
     pthread_cond_init(groupEnded, nil)
     parentMark = try Self.makeParentMark()
     threadExitIsWatched
+    try checkpointThread?.start(self)
     // Last: everything else that an open needs is there, so that one that fails changed nothing.
     statistics.replayed = try Recovery(file, memory).run().recordCount
     parts.redoLog.restart(file.superblock, file.superblock.logRegion)
@@ -157,11 +174,15 @@ public final class PoolEngine: @unchecked Sendable {
   }
 
   deinit {
-    if parentMark.pointee != 1 {
+    if parentMark.pointee == 1 {
+      checkpointThread?.stop()
+    } else {
       // A forked child has none of the mappings, and something else may stand there by now.
       _ = Unmanaged.passRetained(file)
       _ = Unmanaged.passRetained(parts.memory)
       _ = Unmanaged.passRetained(workingCopy)
+      _ = commitThreads.map(Unmanaged.passRetained)
+      _ = checkpointThread.map(Unmanaged.passRetained)
     }
     announced.deallocate()
     munmap(parentMark, DurableMemory.pageBytes)
@@ -377,12 +398,14 @@ public final class PoolEngine: @unchecked Sendable {
   /// (rule 13), but the next open, which tells what became of its sections, needs the lock.
   public func close() throws(PoolError) {
     guard !isInSection else { throw .nestedSection }
+    if parentMark.pointee == 1 { checkpointThread?.stop() }
     try withGate(evenPoisoned: true) { () throws(PoolError) in
       try waitForLanes()
       // After the wait: a lane may have poisoned the handle meanwhile (rule 13).
       let isReady = state == .ready
       defer {
         state = .closed
+        commitThreads?.stop()
         parts.tracker.stop()
         workingCopy.unmap()
         parts.memory.unmap()

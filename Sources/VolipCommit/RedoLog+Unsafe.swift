@@ -29,7 +29,7 @@ final class RedoLog {
   /// For a lane as its owner last saw it.
   @exclusivity(unchecked) var tail: UInt64 = 0
   @exclusivity(unchecked) private(set) var lastLsn: UInt64 = 0
-  @exclusivity(unchecked) private var livePositions: [UInt64] = []
+  @exclusivity(unchecked) private(set) var livePositions: [UInt64] = []
   /// Live records that were stored since the last fence.
   @exclusivity(unchecked) private(set) var unfencedCount = 0
   /// Live records, oldest first, whose announced writes are in the image.
@@ -119,7 +119,8 @@ final class RedoLog {
   /// - Throws: `.memoryFailed` or `.unreadable` where a page of either side failed: without its
   ///   header there is no record.
   func append(
-    _ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64, lsn: UInt64
+    _ writeSet: WriteSet, _ workingCopy: WorkingCopy, at position: UInt64, lsn: UInt64,
+    threads: CommitThreads? = nil
   ) throws(PoolError) -> LogRecord {
     precondition(lsn > lastLsn)
     let header = header(of: writeSet, at: position, lsn: lsn)
@@ -129,13 +130,14 @@ final class RedoLog {
     cvp_seal_begin(&seal, header.seed(poolIdentity: region.identity))
     cvp_seal_lines(&seal, staging, 1)
     memory.storeSealedLines(&seal, at: start + 64, from: staging + 64, count: staged - 1)
-    var target = start + staged * DurableMemory.lineBytes
-    writeSet.forEachExtent { extent in
-      let lines = workingCopy.line(extent.firstLine)
-      memory.storeSealedLines(&seal, at: target, from: lines, count: extent.lineCount)
-      target += extent.lineCount * DurableMemory.lineBytes
+    let target = start + staged * DurableMemory.lineBytes
+    if let threads {
+      storeLines(of: writeSet, workingCopy, sealing: &seal, at: target, threads)
+    } else {
+      let indexes = 0..<writeSet.pageCount
+      storeLines(ofPages: indexes, writeSet, workingCopy, sealing: &seal, at: target, memory)
     }
-    precondition(target == start + header.recordBytes)
+    precondition(Int(seal.line_count) * DurableMemory.lineBytes == header.recordBytes)
     try workingCopy.requireWhole()
     try memory.requireWhole()
     // SAFETY: the header's line in staging.
@@ -147,6 +149,45 @@ final class RedoLog {
     head = header.end
     lastLsn = header.lsn
     return LogRecord(header: header, start: UnsafeRawPointer(memory.address(start)))
+  }
+
+  /// Stores the changed lines of some pages of a write set, by their indexes.
+  @inline(__always)
+  private func storeLines(
+    ofPages indexes: Range<Int>, _ writeSet: WriteSet, _ workingCopy: WorkingCopy,
+    sealing seal: inout cvp_seal, at target: Int, _ memory: DurableMemory
+  ) {
+    var target = target
+    writeSet.forEachExtent(ofPages: indexes) { extent in
+      let lines = workingCopy.line(extent.firstLine)
+      memory.storeSealedLines(&seal, at: target, from: lines, count: extent.lineCount)
+      target += extent.lineCount * DurableMemory.lineBytes
+    }
+  }
+
+  /// The same for all pages, by several threads: each seals a part and drains what it stored.
+  private func storeLines(
+    of writeSet: WriteSet, _ workingCopy: WorkingCopy, sealing seal: inout cvp_seal, at target: Int,
+    _ threads: CommitThreads
+  ) {
+    let firstLine = Int(seal.line_count)
+    let views = (0..<threads.count).map { _ in DurableMemory(viewOf: memory) }
+    let parts = UnsafeMutableBufferPointer<cvp_seal>.allocate(capacity: threads.count)
+    defer { parts.deallocate() }
+    threads.forEachSlice(of: writeSet.pageCount) { slice, indexes in
+      let linesBefore = writeSet.lineCount(ofPages: 0..<indexes.lowerBound)
+      // SAFETY: a place for each slice; no two have the same.
+      let part = parts.baseAddress! + slice
+      cvp_seal_begin_part(part, UInt64(firstLine + linesBefore))
+      storeLines(
+        ofPages: indexes, writeSet, workingCopy, sealing: &part.pointee,
+        at: target + linesBefore * DurableMemory.lineBytes, views[slice])
+      views[slice].drain()
+    }
+    for slice in 0..<threads.count {
+      cvp_seal_add_part(&seal, parts.baseAddress! + slice)
+      memory.adopt(views[slice])
+    }
   }
 
   /// Remembers a record until the checkpoint.
@@ -314,6 +355,18 @@ final class RedoLog {
 
   /// As many lines as a core has under way.
   private static let recordsAhead = 24
+
+  /// Whether less than half of the log is free.
+  var isHalfFull: Bool { head - tail > bytes / 2 }
+
+  /// Frees the space of the oldest records, whose writes are in the image. Both superblock copies
+  /// name `position` as the tail by now.
+  func remove(_ count: Int, upTo position: UInt64) {
+    precondition(count <= updatedCount)
+    tail = position
+    livePositions.removeFirst(count)
+    updatedCount -= count
+  }
 
   /// Frees the space of all records. Both superblock copies name the head as the tail by now.
   func removeAll() {

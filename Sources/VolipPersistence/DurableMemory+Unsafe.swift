@@ -307,6 +307,23 @@ public final class DurableMemory {
     try requireWhole()
   }
 
+  /// Ends a view's part in a record that another thread fences (rule 5): on the cache-line path what
+  /// it stored past the cache is durable, because no fence is for another thread's stores.
+  public func drain() {
+    guard path == .cacheLines, !isRemoved(.sliceDrain) else { return }
+    pmem_drain()
+    #if VOLIP_LAB
+      observer?.didFence()
+    #endif
+  }
+
+  /// Takes over what a view stored and drained: the next fence here is for it.
+  public func adopt(_ view: DurableMemory) {
+    counters.storedBytes += view.counters.storedBytes
+    for range in view.unsynced { addUnsynced(range) }
+    view.unsynced.removeAll()
+  }
+
   /// What was stored to a failed page is not in the file, and what was read from it is not data.
   package func requireWhole() throws(PoolError) {
     guard failedPages.isEmpty else {

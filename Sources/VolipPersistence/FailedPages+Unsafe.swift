@@ -59,9 +59,9 @@ package final class FailedPages {
 
   /// Runs `body` as work of the library, in which a page that fails is noted.
   @inline(__always)
-  package static func noted<Result>(
-    _ body: () throws(PoolError) -> Result
-  ) throws(PoolError) -> Result {
+  package static func noted<Result, Failure: Error>(
+    _ body: () throws(Failure) -> Result
+  ) throws(Failure) -> Result {
     cvp_media_enter()
     defer { cvp_media_leave() }
     return try body()

@@ -46,9 +46,11 @@ package enum MutationSite: String, CaseIterable, Sendable {
   case flush, drain, msync, unsyncedRecord, unsyncedUpdate, storeAgain, sectorAlignment
   case syncFailure
   // The commit
-  case recordSeal, recordFence, update, logRoom, blocksBeforeSeal, poisonAfterFence, poisonedClose
+  case sliceDrain, recordSeal, recordFence, update, logRoom, blocksBeforeSeal, poisonAfterFence,
+    poisonedClose
   // The checkpoint, the log that grows, the pool that grows
-  case checkpointFlush, checkpointFence, checkpointSuperblock, lapOnRestart
+  case checkpointFlush, checkpointFence, besideFlush, besideFence, checkpointSuperblock,
+    lapOnRestart
   case checkpointBeforeGrowth, growthLengthSync
   // The superblock
   case superblockFirstFence, superblockSecondFence, superblockSecondCopy, superblockOrder

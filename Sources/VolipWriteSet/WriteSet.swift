@@ -56,11 +56,17 @@ public final class WriteSet {
 
   /// Compares every page with its image.
   public func compare(_ workingCopy: WorkingCopy, with image: ImageView) {
-    for index in 0..<pageCount {
-      let next = page(min(index + 1, pageCount - 1))
+    compare(0..<pageCount, workingCopy, with: image)
+    countLines()
+  }
+
+  /// Compares some of the pages, by their indexes. Threads may share the work, each with indexes of
+  /// its own; `countLines` follows when all are done.
+  public func compare(_ indexes: Range<Int>, _ workingCopy: WorkingCopy, with image: ImageView) {
+    for index in indexes {
+      let next = page(min(index + 1, indexes.upperBound - 1))
       changedLines[index] = workingCopy.difference(page: page(index), next: next, from: image)
     }
-    countLines()
   }
 
   /// Takes all lines of some pages as changed: their image is lost.
@@ -69,13 +75,18 @@ public final class WriteSet {
     countLines()
   }
 
-  private func countLines() {
-    var lines = 0
-    for index in 0..<pageCount { lines += changedLines[index].nonzeroBitCount }
-    counts.lines = lines
+  public func countLines() {
+    counts.lines = lineCount(ofPages: 0..<pageCount)
     var extents = 0
     forEachExtent { _ in extents += 1 }
     counts.extents = extents
+  }
+
+  /// Changed lines of some of the pages, by their indexes.
+  public func lineCount(ofPages indexes: Range<Int>) -> Int {
+    var lines = 0
+    for index in indexes { lines += changedLines[index].nonzeroBitCount }
+    return lines
   }
 
   /// Takes the changed lines of the pages that `include` says out of the set, ascending.
@@ -95,8 +106,14 @@ public final class WriteSet {
   /// Calls `body` for each run of changed lines in ascending order.
   @inline(__always)
   public func forEachExtent(_ body: (LineExtent) -> Void) {
+    forEachExtent(ofPages: 0..<pageCount, body)
+  }
+
+  /// The same for some of the pages, by their indexes.
+  @inline(__always)
+  public func forEachExtent(ofPages indexes: Range<Int>, _ body: (LineExtent) -> Void) {
     var open = LineExtent(firstLine: 0, lineCount: 0)
-    for index in 0..<pageCount {
+    for index in indexes {
       var mask = changedLines[index]
       let firstLine = UInt64(pages[index]) * 64
       while mask != 0 {

@@ -1,3 +1,4 @@
+import Glibc
 import TestBasics
 import VolipMem
 
@@ -156,6 +157,24 @@ extension LaboratoryPool {
     if let error = outcome.error { throw error }
   }
 
+  /// Another thread flushes a checkpoint; before its fence this one runs `sections`.
+  func flush(_ checkpoint: CheckpointBeside, besideFence sections: () throws -> Void) throws {
+    let (reached, done) = (Signal(), Signal())
+    recorder.beforeNextFence {
+      reached.post()
+      done.wait()
+    }
+    try whileOtherThread {
+      checkpoint.flush()
+      reached.post()  // a mutant has no fence
+    } does: {
+      reached.wait()
+      defer { done.post() }
+      recorder.forgetBeforeNextFence()
+      try sections()
+    }
+  }
+
   /// Two sections of bytes of their own: while the record of the first is stored and not durable
   /// yet, the second one begins, commits and is acknowledged.
   func overlappedSections(
@@ -275,4 +294,17 @@ private final class Outcome: @unchecked Sendable {
   func note(_ body: () throws -> Void) {
     do { try body() } catch { self.error = error }
   }
+}
+
+/// One thread waits for another one.
+private final class Signal: @unchecked Sendable {
+  private let semaphore = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
+
+  init() { sem_init(semaphore, 0, 0) }
+  deinit {
+    sem_destroy(semaphore)
+    semaphore.deallocate()
+  }
+  func post() { sem_post(semaphore) }
+  func wait() { while sem_wait(semaphore) != 0 {} }
 }

@@ -21,6 +21,7 @@ public struct Workload: Sendable {
   var path = PersistencePath.cacheLines
   var isRetaining = true
   var laneCount = 2
+  var commitThreads = 1
   let run: @Sendable (LaboratoryPool) throws -> Void
 
   init(_ name: String, _ run: @escaping @Sendable (LaboratoryPool) throws -> Void) {
@@ -40,6 +41,7 @@ public struct Workload: Sendable {
     (other.fileBytes, other.logBytesMax) = (fileBytes, logBytesMax)
     other.path = .msync
     other.laneCount = laneCount
+    other.commitThreads = commitThreads
     return other
   }
 
@@ -83,6 +85,8 @@ public final class LaboratoryPool {
     options.engine.persistencePath = workload.path
     options.engine.retention = workload.isRetaining
     options.engine.laneCount = workload.laneCount
+    options.engine.commitThreads = workload.commitThreads
+    options.engine.pagesAlone = 3
     // A seed makes one trace: no clock ends an epoch.
     options.engine.bufferedMilliseconds = 1 << 40
     self.options = options

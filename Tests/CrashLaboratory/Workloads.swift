@@ -126,6 +126,10 @@ extension Workload {
       let words = try lab.words(30 * 512)
       for _ in 0..<12 { try lab.section { _ in lab.scatter(lab.random(1...40), in: words) } }
     },
+    Workload("two threads share a commit") { lab in
+      let words = try lab.words(30 * 512)
+      for _ in 0..<12 { try lab.section { _ in lab.scatter(lab.random(1...40), in: words) } }
+    }.with { $0.commitThreads = 2 },
     Workload("over the ends of lines and pages") { lab in
       let bytes = UnsafeMutableRawPointer(try lab.words(16 * 512))
       for _ in 0..<16 {
@@ -181,6 +185,24 @@ extension Workload {
       for _ in 0..<14 {
         for _ in 0..<lab.random(0...3) { try lab.section { _ in lab.scatter(5, in: words) } }
         try lab.step { try $0.checkpoint() }
+      }
+    },
+    // Sections that commit before, in and after the flush; another thread flushes.
+    Workload("checkpoints beside sections") { lab in
+      let words = try lab.words(8 * 512)
+      let array = try lab.array(of: 100)
+      for _ in 0..<9 {
+        func sections() throws {
+          for _ in 0..<lab.random(0...2) { try lab.section { _ in lab.scatter(4, in: words) } }
+          try lab.announcedSection { lab.scatter(2, in: array, 0...99, &$0) }
+        }
+        try sections()
+        var checkpoint: CheckpointBeside?
+        try lab.step { checkpoint = try $0.engine.beginCheckpointBeside() }
+        try sections()
+        if let checkpoint { try lab.flush(checkpoint, besideFence: sections) }
+        try sections()
+        try lab.step { try $0.engine.endCheckpointBeside() }
       }
     },
     Workload("superblock updates alone") { lab in

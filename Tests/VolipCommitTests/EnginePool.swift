@@ -20,7 +20,9 @@ final class EnginePool {
     fileBytes: UInt64 = 2 << 20, logBytes: UInt64? = 64 << 10, logBytesMax: UInt64? = nil,
     tracker: TrackerKind? = nil, retention: Bool = true,
     persistence: PersistencePath = .cacheLines, announces: Bool = false, audit: Bool = false,
-    lanes: Int = 8, deadlockSeconds: Int = 60, bufferedMilliseconds: Int = 1 << 40
+    lanes: Int = 8, deadlockSeconds: Int = 60, bufferedMilliseconds: Int = 1 << 40,
+    commitThreads: Int = 1,
+    checkpointThread: Bool = false
   ) throws {
     self.announces = announces
     path = directory.file("engine.pool")
@@ -34,6 +36,9 @@ final class EnginePool {
     options.laneCount = lanes
     options.deadlockSeconds = deadlockSeconds
     options.bufferedMilliseconds = bufferedMilliseconds
+    options.commitThreads = commitThreads
+    options.checkpointThread = checkpointThread
+    options.pagesAlone = 2
     engine = try Self.create(path, &geometry, options)
     try engine.watch(upTo: Self.watchedPages)
     if announces {

@@ -111,6 +111,28 @@ final class Lines {
     }
   }
 
+  /// Threads seal a part each.
+  @Test func partsMakeTheSealOfTheWhole() {
+    var generator = SeededGenerator.forTest("parts of a seal")
+    for count in [1, 2, 9, 64, 1000] {
+      let lines = Lines(count: count, using: &generator)
+      let seed = generator.next()
+      for _ in 0..<20 {
+        var cuts = (0..<3).map { _ in Int.random(in: 0...count, using: &generator) }.sorted()
+        cuts = [0] + cuts + [count]
+        var seal = cvp_seal()
+        cvp_seal_begin(&seal, seed)
+        for (start, end) in zip(cuts, cuts.dropFirst()) {
+          var part = cvp_seal()
+          cvp_seal_begin_part(&part, UInt64(start))
+          cvp_seal_lines(&part, lines.base + start * 64, end - start)
+          cvp_seal_add_part(&seal, &part)
+        }
+        #expect(cvp_seal_value(&seal) == lines.seal(CVP_SCALAR, seed: seed, steps: []))
+      }
+    }
+  }
+
   @Test func sealSeesEveryFlippedBitASwappedPairAMissingLineAndAnotherSeed() {
     var generator = SeededGenerator.forTest()
     let lines = Lines(count: 8, using: &generator)

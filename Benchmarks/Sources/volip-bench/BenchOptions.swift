@@ -70,6 +70,8 @@ struct ConfigurationOptions: ParsableArguments {
 struct PoolConfiguration {
   let tracker: TrackerKind
   let retain: Retain
+  var commitThreads = 1
+  var checkpointThread = false
 
   var isGuest: Bool { TrackerKind.guestKinds.contains(tracker) }
 
@@ -84,6 +86,8 @@ struct PoolConfiguration {
     options.engine.tracker = tracker
     options.engine.retention = retain == .auto
     options.engine.persistencePath = .cacheLines
+    options.engine.commitThreads = commitThreads
+    options.engine.checkpointThread = checkpointThread
     return options
   }
 }

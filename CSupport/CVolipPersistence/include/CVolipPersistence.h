@@ -64,6 +64,12 @@ void cvp_seal_and_store_lines(struct cvp_seal *seal, void *target, const void *l
 void cvp_seal_and_store_lines_variant(enum cvp_variant variant, struct cvp_seal *seal, void *target,
                                       const void *lines, size_t line_count);
 
+/// A seal is a sum over its lines: those from `first_line` on may be added to a part of their own,
+/// by another thread, and the part to the seal. Parts are added in the order of their lines and
+/// leave none out.
+void cvp_seal_begin_part(struct cvp_seal *part, uint64_t first_line);
+void cvp_seal_add_part(struct cvp_seal *seal, const struct cvp_seal *part);
+
 /// The 64-bit seal of all lines added so far. A change of the lines, of their order, of their
 /// number or of the seed goes unseen with probability 2^-64.
 uint64_t cvp_seal_value(const struct cvp_seal *seal);

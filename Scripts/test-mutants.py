@@ -69,7 +69,7 @@ TESTS = {
 }
 QUICK = ["VolipPersistenceTests|VolipPoolTests|VolipCommitTests|VolipWriteSetTests",
          "VolipHeapTests|HostilePoolTests", "VolipMemTests", "VolipMachineTests"]
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 180
 FAILURE = r"Test (\w+)\(.*?\) recorded an issue"
 
 

@@ -73,7 +73,7 @@ def kyoto(bench, kills, program, manager, name):
     bad = committed = 0
     for _ in range(kills):
         said = bench.run_and_kill(name, [program, "tran", "-it", "1000", "-hard", name, "300"],
-                                  ready="iteration 1 checking")
+                                  ready="count:")
         checked = bench.ask(name, [manager, "check", "-onr", name])
         # A file that was not closed is longer than what is in it, natively too.
         complaints = [line for line in checked.stderr.split("\n")

@@ -165,8 +165,7 @@ public final class Heap {
       memory, 0, PageTableSegment(firstPage: 0, pageCount: pageCount, tablePage: 1))
     header.format()
     let table = try PageTable(header, in: segments)
-    table.set(0, PageEntry(kind: .metadata, length: pages))
-    table.set(pages - 1, PageEntry(kind: .largeTail, length: pages))
+    table.setMetadata(0..<pages)
   }
 
   /// Describes the pages that the pool has grown by: their table is at their own beginning, below
@@ -185,7 +184,7 @@ public final class Heap {
     let oldHighWater = header.highWater
     header.setHighWater(first + tablePages)
     table = try PageTable(header, in: segments)
-    markRun(first, length: tablePages, .metadata)
+    table.setMetadata(first..<first + tablePages)
     if left > 0 { try giveRun(oldHighWater, length: left) }
   }
 

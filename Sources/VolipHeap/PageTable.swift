@@ -201,5 +201,20 @@ struct PageTable {
   }
 
   /// The offset of a page's entry, for messages.
+  /// Describes a new run of metadata. Inside it a file that nobody has forged has zeros: entries
+  /// that are no zeros alone are written, so that the table's pages stay holes.
+  func setMetadata(_ pages: Range<Int>) {
+    set(pages.lowerBound, PageEntry(kind: .metadata, length: pages.count))
+    for page in pages.dropFirst().dropLast() {
+      let offset = entryOffset(page)
+      let first = memory.load(offset, as: UInt64.self)
+      let second = memory.load(offset + 8, as: UInt64.self)
+      if first | second != 0 { set(page, PageEntry(kind: .interior)) }
+    }
+    if pages.count > 1 {
+      set(pages.upperBound - 1, PageEntry(kind: .largeTail, length: pages.count))
+    }
+  }
+
   func offset(ofEntry page: Int) -> UInt64 { UInt64(entryOffset(page)) }
 }

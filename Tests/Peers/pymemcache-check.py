@@ -89,12 +89,15 @@ def main():
         lost, wrong = lost + more[0], wrong + more[1]
         if done == kills:
             break
-        killer = threading.Timer(generator.uniform(0.05, 0.3), os.kill,
+        killer = threading.Timer(generator.uniform(0, 0.1), os.kill,
                                  (int(words[1]), signal.SIGKILL))
-        killer.start()
+        # However slow the machine is, there are items to be lost.
+        ready = items.operations + generator.randrange(50, 300)
         try:
             while True:
                 items.change(client, generator)
+                if items.operations == ready:
+                    killer.start()
         except (MemcacheError, OSError):
             done += 1
         client.close()

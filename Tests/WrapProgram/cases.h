@@ -28,6 +28,10 @@ struct wrap_case {
 extern const struct wrap_case file_cases[];
 int run_file_case(const struct wrap_case *it, const char *path);
 
+// Returns when an epoch has ended that began after the call; at once in a program that is not
+// wrapped.
+void wait_for_epoch(void);
+
 struct wrap_verb {
   const char *name;
   int (*run)(const char *path, char **rest);

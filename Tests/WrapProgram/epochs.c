@@ -64,6 +64,9 @@ static int changes(const char *path, char **rest) {
   pthread_create(&threads[0], NULL, change_for_ever, NULL);
   pthread_create(&threads[1], NULL, change_with_lock, NULL);
   puts("running"), fflush(stdout);
+  while (shared[1024] == 0 || shared[3072] == 0)
+    usleep(100);
+  wait_for_epoch();
   usleep((useconds_t)atoi(rest[0]));
   kill(getpid(), SIGKILL);
   return 0;
@@ -74,7 +77,7 @@ static int breaks(const char *path, char **rest) {
   (void)rest;
   shared = map_words(path);
   shared[0] = 1;
-  usleep(50000);
+  wait_for_epoch();
   kill(getpid(), SIGKILL);
   shared[1024] = 1;
   return 0;
@@ -123,14 +126,16 @@ static int handles(const char *path, char **rest) {
   pthread_t self = pthread_self(), sender;
   signal(SIGUSR1, handler);
   pthread_create(&sender, NULL, send_signals, &self);
+  while (shared[1024] == 0)
+    usleep(1000);
+  wait_for_epoch();
   struct timespec limit, now;
   clock_gettime(CLOCK_MONOTONIC, &limit);
   do {
     usleep(1000);
     clock_gettime(CLOCK_MONOTONIC, &now);
   } while ((now.tv_sec - limit.tv_sec) * 1000000 + (now.tv_nsec - limit.tv_nsec) / 1000 <
-               atoi(rest[0]) ||
-           shared[0] < 100);  // a busy machine has had no epoch by then
+           atoi(rest[0]));
   kill(getpid(), SIGKILL);
   return 0;
 }
@@ -192,6 +197,9 @@ static int syncs(const char *path, char **rest) {
 }
 
 static void *kill_after(void *time) {
+  while (shared[1024] == 0 && shared[2048] == 0)
+    usleep(100);
+  wait_for_epoch();
   usleep((useconds_t)atoi(time));
   kill(getpid(), SIGKILL);
   return NULL;

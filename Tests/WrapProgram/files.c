@@ -159,7 +159,7 @@ static void kernel_writes(int fd, char *map) {
     return;
   (void)!write(ends[1], "from a pipe", 12);
   (void)!write(sockets[1], "from a socket", 14);
-  usleep(30000);  // an epoch later, so that the pages are armed
+  wait_for_epoch();  // so that the pages are armed
   printf("read %zd\n", read(ends[0], map + 3 * 4096, 12));
   printf("recv %zd\n", recv(sockets[0], map + 70 * 4096 + 4090, 14, 0));
   printf("pread %zd\n", pread(open("/proc/self/comm", O_RDONLY), map + 9 * 4096, 4, 0));

@@ -82,7 +82,7 @@ static int daemons(const char *path, char **rest) {
     return 1;
   words = map_file(path);
   words[0] = words[1024] = 3;
-  usleep(50000);  // an epoch is committed by time
+  wait_for_epoch();
   puts("done");
   fflush(stdout);
   kill(getpid(), SIGKILL);
@@ -216,6 +216,9 @@ static void wait_in_handler(int number) {
 }
 
 static void *interrupt(void *thread) {
+  while (words[1024] == 0)
+    usleep(100);
+  wait_for_epoch();
   for (int i = 0; i < 60; i++) {
     usleep(2500);
     pthread_kill(*(pthread_t *)thread, SIGUSR1);
@@ -295,6 +298,9 @@ static int c11(const char *path, char **rest) {
   mtx_init(&lock, mtx_plain);
   thrd_create(&threads[0], change_for_ever, NULL);
   thrd_create(&threads[1], change_with_lock, NULL);
+  while (words[1024] == 0 || words[3072] == 0)
+    thrd_sleep(&(struct timespec){0, 100000}, NULL);
+  wait_for_epoch();
   thrd_sleep(&(struct timespec){0, atoi(rest[0]) * 1000L}, NULL);
   kill(getpid(), SIGKILL);
   return 0;

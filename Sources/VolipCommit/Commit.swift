@@ -74,7 +74,7 @@ extension PoolEngine {
     guard let threads = threads(for: parts) else {
       return writeSet.compare(workingCopy, with: image)
     }
-    threads.forEachSlice(of: writeSet.pageCount) { _, indexes in
+    threads.forEachChunk(of: writeSet.pageCount) { _, indexes, _ in
       writeSet.compare(indexes, workingCopy, with: image)
     }
     writeSet.countLines()

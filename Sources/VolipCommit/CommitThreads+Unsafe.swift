@@ -1,16 +1,18 @@
 // CommitThreads: threads that share the work of a large commit.
 //
-// The thread that commits cuts a step into as many slices as there are threads, takes the first
-// slice itself and waits until the others have done theirs. So each step finds done what the step
-// before it had to do, and no slice outlives the call. What a slice works on is its thread's alone.
+// The thread that commits cuts a step into chunks and lets the others know; whoever is free takes
+// the next chunk, the calling thread too. So a thread that wakes late costs nothing: there is less
+// left for it. The call returns when all chunks are done and nobody is in the step any more: the
+// next step finds done what this one had to do. What a chunk works on is its thread's alone.
 //
 // The threads end with the pool's handle.
 
 import CVolipPersistence
 import Glibc
+import Synchronization
 
 final class CommitThreads {
-  /// Slices of a step: the calling thread's and one for each other thread.
+  /// The calling thread, number 0, among them.
   let count: Int
   fileprivate let board = Monitor(Board())
   private var threads: [pthread_t] = []
@@ -25,8 +27,8 @@ final class CommitThreads {
 
   private init(_ count: Int) throws(PoolError) {
     self.count = count
-    for slice in 1..<count {
-      threads.append(try startThread(Server(board, slice), serve))
+    for thread in 1..<count {
+      threads.append(try startThread(Server(board, thread), serve))
     }
   }
 
@@ -39,68 +41,106 @@ final class CommitThreads {
     threads.removeAll()
   }
 
-  /// Calls `body` with each slice of the indexes below `total`, each on a thread of its own, and
-  /// returns when all have returned.
-  func forEachSlice(of total: Int, _ body: (_ slice: Int, _ indexes: Range<Int>) -> Void) {
-    let count = count
-    func run(_ slice: Int) {
-      body(slice, total * slice / count..<total * (slice + 1) / count)
-    }
-    // In turn where a trace is recorded: a seed makes one trace.
-    let isInTurn = PersistenceLaboratory.observer != nil
-    withoutActuallyEscaping(run) { run in
-      if isInTurn { run(0) }
-      board.change { board in
-        board.work = run
-        board.round += 1
-        board.running = count - 1
+  /// Calls `body` with each chunk of the indexes below `total`, on any of the threads, and returns
+  /// when all calls have returned.
+  func forEachChunk(
+    of total: Int, _ body: (_ chunk: Int, _ indexes: Range<Int>, _ thread: Int) -> Void
+  ) {
+    let chunkCount = chunkCount(of: total)
+    withoutActuallyEscaping(body) { body in
+      let step = Step(chunkCount) { chunk, thread in
+        body(chunk, total * chunk / chunkCount..<total * (chunk + 1) / chunkCount, thread)
       }
-      if !isInTurn { run(0) }
-      board.wait { (board) -> Void? in
-        guard board.running == 0 else { return nil }
-        board.work = nil
-        return ()
-      }
+      // In turn where a trace is recorded: a seed makes one trace.
+      let isInTurn = PersistenceLaboratory.observer != nil
+      if isInTurn { step.run(upTo: chunkCount / 2, thread: 0) }
+      board.change { $0.begin(step) }
+      if !isInTurn { step.run(upTo: chunkCount, thread: 0) }
+      board.wait { $0.end(step) }
     }
   }
+
+  /// So many that whoever is late at the last one is waited for shortly.
+  func chunkCount(of total: Int) -> Int { min(total, count * 8) }
 }
 
-/// Where the threads find their next slice.
+/// The work of all threads, cut into chunks.
+private final class Step {
+  private let count: Int
+  private let work: (_ chunk: Int, _ thread: Int) -> Void
+  private let next = Atomic(0)
+  private let done = Atomic(0)
+
+  init(_ count: Int, _ work: @escaping (_ chunk: Int, _ thread: Int) -> Void) {
+    (self.count, self.work) = (count, work)
+  }
+
+  var isDone: Bool { done.load(ordering: .acquiring) == count }
+
+  /// Does chunks below `limit` until there are none.
+  func run(upTo limit: Int, thread: Int) {
+    while next.load(ordering: .relaxed) < limit {
+      let chunk = next.add(1, ordering: .relaxed).oldValue
+      guard chunk < count else { return }
+      work(chunk, thread)
+      done.add(1, ordering: .releasing)
+    }
+  }
+
+  func runAll(thread: Int) { run(upTo: count, thread: thread) }
+}
+
+/// Where the threads find their next step.
 private struct Board {
-  var work: ((_ slice: Int) -> Void)?
+  var step: Step?
   /// Steps begun so far.
   var round = 0
-  /// Threads that have not done their slice of it.
+  /// Threads in the step.
   var running = 0
   var isStopping = false
+
+  mutating func begin(_ step: Step) {
+    self.step = step
+    round += 1
+  }
+
+  /// An answer when all of the step is done and nobody has it any more.
+  mutating func end(_ step: Step) -> Void? {
+    guard step.isDone else { return nil }
+    self.step = nil
+    return running == 0 ? () : nil
+  }
 }
 
 /// What a thread of them needs.
 private final class Server {
   private let board: Monitor<Board>
-  private let slice: Int
+  private let thread: Int
   private var round = 0
 
-  init(_ board: Monitor<Board>, _ slice: Int) { (self.board, self.slice) = (board, slice) }
+  init(_ board: Monitor<Board>, _ thread: Int) { (self.board, self.thread) = (board, thread) }
 
-  /// Waits for the next step and does a slice of it; false when there will be none.
+  /// Waits for the next step and takes part in it; false when there will be none.
   func serveOnce() -> Bool {
-    let isMore = board.wait { (board) -> Bool? in
-      if board.round != round { return true }
-      return board.isStopping ? false : nil
-    }
-    guard isMore else { return false }
-    round += 1
-    perform()
+    guard takePart() else { return false }
     board.change { $0.running -= 1 }
     return true
   }
 
   /// A function of its own: when it returns the thread holds nothing of the step any more.
   @inline(never)
-  private func perform() {
-    let work = board.wait { $0.work }
-    FailedPages.noted { work(slice) }
+  private func takePart() -> Bool {
+    let step = board.wait { (board) -> Step?? in
+      if board.round != round, let step = board.step {
+        round = board.round
+        board.running += 1
+        return .some(step)
+      }
+      return board.isStopping ? .some(nil) : nil
+    }
+    guard let step else { return false }
+    FailedPages.noted { step.runAll(thread: thread) }
+    return true
   }
 }
 

@@ -126,7 +126,7 @@ func update(
     }
   }
   guard let threads else { return update(0..<record.header.extentCount) }
-  threads.forEachSlice(of: record.header.extentCount) { _, indexes in update(indexes) }
+  threads.forEachChunk(of: record.header.extentCount) { _, indexes, _ in update(indexes) }
 }
 
 /// The fourth step for announced writes, which may wait for the checkpoint: nothing compares their

@@ -165,29 +165,29 @@ final class RedoLog {
     }
   }
 
-  /// The same for all pages, by several threads: each seals a part and drains what it stored.
+  /// The same for all pages, by several threads: each chunk has a part of the seal, and each thread
+  /// drains what it stored.
   private func storeLines(
     of writeSet: WriteSet, _ workingCopy: WorkingCopy, sealing seal: inout cvp_seal, at target: Int,
     _ threads: CommitThreads
   ) {
     let firstLine = Int(seal.line_count)
     let views = (0..<threads.count).map { _ in DurableMemory(viewOf: memory) }
-    let parts = UnsafeMutableBufferPointer<cvp_seal>.allocate(capacity: threads.count)
+    let partCount = threads.chunkCount(of: writeSet.pageCount)
+    let parts = UnsafeMutablePointer<cvp_seal>.allocate(capacity: partCount)
     defer { parts.deallocate() }
-    threads.forEachSlice(of: writeSet.pageCount) { slice, indexes in
+    threads.forEachChunk(of: writeSet.pageCount) { chunk, indexes, thread in
       let linesBefore = writeSet.lineCount(ofPages: 0..<indexes.lowerBound)
-      // SAFETY: a place for each slice; no two have the same.
-      let part = parts.baseAddress! + slice
+      // SAFETY: a place for each chunk; no two have the same.
+      let part = parts + chunk
       cvp_seal_begin_part(part, UInt64(firstLine + linesBefore))
       storeLines(
         ofPages: indexes, writeSet, workingCopy, sealing: &part.pointee,
-        at: target + linesBefore * DurableMemory.lineBytes, views[slice])
-      views[slice].drain()
+        at: target + linesBefore * DurableMemory.lineBytes, views[thread])
+      views[thread].drain()
     }
-    for slice in 0..<threads.count {
-      cvp_seal_add_part(&seal, parts.baseAddress! + slice)
-      memory.adopt(views[slice])
-    }
+    for chunk in 0..<partCount { cvp_seal_add_part(&seal, parts + chunk) }
+    for view in views { memory.adopt(view) }
   }
 
   /// Remembers a record until the checkpoint.

@@ -310,7 +310,7 @@ public final class DurableMemory {
   /// Ends a view's part in a record that another thread fences (rule 5): on the cache-line path what
   /// it stored past the cache is durable, because no fence is for another thread's stores.
   public func drain() {
-    guard path == .cacheLines, !isRemoved(.sliceDrain) else { return }
+    guard path == .cacheLines, !isRemoved(.viewDrain) else { return }
     pmem_drain()
     #if VOLIP_LAB
       observer?.didFence()

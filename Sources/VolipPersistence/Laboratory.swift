@@ -46,7 +46,7 @@ package enum MutationSite: String, CaseIterable, Sendable {
   case flush, drain, msync, unsyncedRecord, unsyncedUpdate, storeAgain, sectorAlignment
   case syncFailure
   // The commit
-  case sliceDrain, recordSeal, recordFence, update, logRoom, blocksBeforeSeal, poisonAfterFence,
+  case viewDrain, recordSeal, recordFence, update, logRoom, blocksBeforeSeal, poisonAfterFence,
     poisonedClose
   // The checkpoint, the log that grows, the pool that grows
   case checkpointFlush, checkpointFence, besideFlush, besideFence, checkpointSuperblock,

@@ -7,20 +7,22 @@ import Testing
 
 /// Threads that share a commit: what it makes is what one thread makes.
 @Suite struct CommitThreadsTests {
-  @Test func eachIndexIsInOneSliceWhateverTheirNumber() throws {
-    var generator = SeededGenerator.forTest("slices")
+  @Test func eachIndexIsInOneChunkWhateverTheirNumber() throws {
+    var generator = SeededGenerator.forTest("chunks")
     for count in [2, 3, 7] {
       let threads = try #require(try CommitThreads.started(count))
-      for _ in 0..<100 {
-        let total = Int.random(in: 0...20, using: &generator)
+      for _ in 0..<200 {
+        let total = Int.random(in: 0...100, using: &generator)
         let seen = Mutex([Int](repeating: 0, count: total))
-        let slices = Mutex(Set<Int>())
-        threads.forEachSlice(of: total) { slice, indexes in
-          slices.withLock { _ = $0.insert(slice) }
+        let chunks = Mutex([Int]())
+        threads.forEachChunk(of: total) { chunk, indexes, thread in
+          precondition((0..<count).contains(thread))
+          chunks.withLock { $0.append(chunk) }
           seen.withLock { for index in indexes { $0[index] += 1 } }
         }
         #expect(seen.withLock { $0 } == [Int](repeating: 1, count: total))
-        #expect(slices.withLock { $0 } == Set(0..<count))
+        #expect(
+          chunks.withLock { $0.sorted() } == Array(0..<threads.chunkCount(of: total)))
       }
       threads.stop()
     }

@@ -88,6 +88,23 @@ import VolipMem
     #expect(block?.load(as: UInt64.self) == 8)
   }
 
+  /// Beside the lanes of other threads, commits that threads share, and a checkpoint thread.
+  @Test(arguments: TrackerKind.hostKinds)
+  func aTrimBetweenSectionsOfManyThreadsLosesNothing(_ tracker: TrackerKind) async throws {
+    let directory = TemporaryDirectory()
+    let outcome = try await Helper.run(
+      "volip-test-helper", ["trims", directory.file("trims.pool"), tracker.rawValue, "40"])
+    #expect(outcome.output == "wrong 0 true\n", "\(outcome)")
+  }
+
+  @Test(.guest, arguments: TrackerKind.guestKinds)
+  func aTrimInGuestModeLosesNothing(_ tracker: TrackerKind) async throws {
+    let directory = TemporaryDirectory()
+    let outcome = try await Guest.run(
+      "trims", [directory.file("trims.pool"), tracker.rawValue, "6"])
+    #expect(outcome.output == "wrong 0 true\n", "\(outcome)")
+  }
+
   @Test func aTrimInsideASectionIsRefused() throws {
     let test = try CollectionPool()
     try test.pool.section { _ in

@@ -7,10 +7,86 @@ import VolipMem
 let laneVerbs: [String: @Sendable ([String]) throws -> Void] = [
   "lane-work": laneWork,
   "lane-audit": laneAudit,
+  "trims": trims,
   "leave-lanes": leaveLanes,
   "wait-in-gate": waitInGate,
   "announce-after-end": announceAfterEnd,
 ]
+
+/// trims POOL TRACKER ROUNDS: large commits shared by threads, checkpoints in a thread of their own
+/// and trims, while two threads have concurrent sections. Says what is wrong in the end.
+func trims(_ arguments: [String]) throws {
+  var options = Pool.Options()
+  options.engine.persistencePath = .cacheLines
+  options.engine.audit = false
+  options.engine.tracker = TrackerKind(rawValue: arguments[1])
+  options.engine.commitThreads = 2
+  options.engine.checkpointThread = true
+  let pool = try Pool.create(arguments[0], byteCount: 64 << 20, options: options)
+  let (pageCount, rounds) = (600, UInt64(arguments[2])!)
+  typealias Numbers = PersistentDictionary<UInt64, UInt64>
+  func numbers(_ pool: Pool, _ thread: Int) throws -> Ref<Numbers> {
+    try pool.section { section in
+      try pool.root("numbers \(thread)", in: &section) { section in try Numbers(in: &section) }
+    }
+  }
+  for thread in 1...2 { _ = try numbers(pool, thread) }
+  let words = try pool.section { section in
+    try pool.root("words", in: &section) { try pool.allocate(UInt64.self, count: pageCount * 512) }
+  }
+  nonisolated(unsafe) let first = words.pointee
+  let wrong = Atomic(0)
+  @Sendable func look(_ round: UInt64, _ words: UnsafeMutablePointer<UInt64>) {
+    for page in 0..<pageCount where words[page * 512 + page % 512] != round {
+      wrong.add(1, ordering: .relaxed)
+    }
+  }
+  let isOver = Atomic(false)
+  TestBasics.run(threads: 3) { thread in
+    do {
+      if thread == 0 {
+        for round in 1...rounds {
+          try pool.section { _ in
+            for page in 0..<pageCount { first[page * 512 + page % 512] = round }
+          }
+          look(round, first)
+          _ = try pool.trim()
+          look(round, first)
+        }
+        return isOver.store(true, ordering: .releasing)
+      }
+      let own = try pool.root("numbers \(thread)", of: Numbers.self)!
+      var round: UInt64 = 0
+      while !isOver.load(ordering: .acquiring) || round == 0 {
+        round += 1
+        do {
+          try pool.section(.concurrent) { section in
+            for key in 0..<20 as Range<UInt64> {
+              try own.value.updateValue(round, forKey: key, in: &section)
+            }
+          }
+        } catch PoolError.laneFull {
+          round -= 1
+        }
+      }
+      _ = try pool.section { section in
+        try own.value.updateValue(round, forKey: 20, in: &section)
+      }
+    } catch { fatalError("\(error)") }
+  }
+  try pool.close()
+  let again = try Pool.open(arguments[0])
+  let found = try again.root("words", as: UnsafeMutablePointer<UInt64>.self)!.pointee
+  look(rounds, found)
+  for thread in 1...2 {
+    let own = try again.root("numbers \(thread)", of: Numbers.self)!
+    for key in 0..<20 as Range<UInt64> where own.value[key] != own.value[20] {
+      wrong.add(1, ordering: .relaxed)
+    }
+  }
+  print("wrong \(wrong.load(ordering: .relaxed)) \(again.checkHeap().isConsistent)")
+  try again.close()
+}
 
 /// Leaves a pool with so many records in two lanes, one of them of a section that freed blocks of
 /// an arena that is not its own.

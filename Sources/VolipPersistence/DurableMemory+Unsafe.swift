@@ -307,8 +307,8 @@ public final class DurableMemory {
     try requireWhole()
   }
 
-  /// Ends a view's part in a record that another thread fences (rule 5): on the cache-line path what
-  /// it stored past the cache is durable, because no fence is for another thread's stores.
+  /// Ends a view's part in a record that another thread fences (rule 5): what it stored past the
+  /// cache is durable then, because no fence is for another thread's stores.
   public func drain() {
     guard path == .cacheLines, !isRemoved(.viewDrain) else { return }
     pmem_drain()

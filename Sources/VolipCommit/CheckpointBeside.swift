@@ -10,9 +10,11 @@
 // durable record that lives on. A whole checkpoint, for which the log has to be as it is, first
 // finishes this one: `finish` flushes itself what nobody has begun to flush.
 //
-// Who may touch what: `records`, `head` and `lsn` never change; the phase is under `lock`, a leaf
-// below the gate; `view` belongs to whoever took the phase to `flushing`. While one is under way
-// `RedoLog.region` does not change, nor is the mapping replaced.
+// The flush goes through a mapping of its own. So a page that fails under it is noted there and
+// nowhere else, while a commit works with the others; and no fence of a commit waits for its msync.
+//
+// Who may touch what: `records`, `head` and `lsn` never change; the phase is under a leaf lock. The
+// log's region, generation and live records stay until `finish`.
 
 import CVolipPersistence
 import Synchronization
@@ -21,7 +23,11 @@ package final class CheckpointBeside: @unchecked Sendable {
   private enum Phase {
     case begun
     case flushing
-    case flushed(PoolError?)
+    case flushed
+    /// Nothing is known to be durable, and nothing is lost: the log has all.
+    case givenUp
+    /// A fence failed: pages that are not written count as clean.
+    case failed(PoolError)
   }
 
   /// Positions of the records, oldest first.
@@ -30,17 +36,16 @@ package final class CheckpointBeside: @unchecked Sendable {
   let lsn: UInt64
   private let redoLog: RedoLog
   private let imageOffset: Int
-  /// Holds the mapping.
-  private let memory: DurableMemory
-  private let view: DurableMemory
+  private let descriptor: Int32
+  private let path: PersistencePath
   private let phase = Mutex(Phase.begun)
 
-  init(_ parts: EngineParts) {
+  init(_ parts: EngineParts, descriptor: Int32) {
     redoLog = parts.redoLog
     (records, head, lsn) = (redoLog.livePositions, redoLog.head, redoLog.lastLsn)
     imageOffset = parts.imageOffset
-    memory = parts.memory
-    view = DurableMemory(viewOf: memory)
+    path = parts.memory.path
+    self.descriptor = descriptor
   }
 
   /// Flushes, if nobody else has begun to.
@@ -51,30 +56,41 @@ package final class CheckpointBeside: @unchecked Sendable {
       return true
     }
     guard isMine else { return }
-    var failure: PoolError?
-    do throws(PoolError) {
-      for position in records where !isRemoved(.besideFlush) {
-        guard let record = redoLog.liveRecord(at: position) else { break }
-        VolipCommit.flush(record, in: view, imageOffset: imageOffset)
-      }
-      pass(.checkpointFlushed)
-      if !isRemoved(.besideFence) { try view.fence() }
-    } catch {
-      failure = error
-    }
-    phase.withLock { $0 = .flushed(failure) }
+    let outcome = FailedPages.noted(flushed)
+    phase.withLock { $0 = outcome }
   }
 
-  /// Until it is flushed, by this thread if by no other.
-  func waitUntilFlushed() throws(PoolError) {
+  private func flushed() -> Phase {
+    guard let memory = try? DurableMemory.map(descriptor: descriptor, forced: path) else {
+      return .givenUp
+    }
+    for position in records where !isRemoved(.besideFlush) {
+      guard let record = redoLog.liveRecord(at: position, in: memory) else { return .givenUp }
+      VolipCommit.flush(record, in: memory, imageOffset: imageOffset)
+    }
+    pass(.checkpointFlushed)
+    do throws(PoolError) {
+      if !isRemoved(.besideFence) { try memory.fence() }
+      return .flushed
+    } catch {
+      guard case .unreadable = error else { return .failed(error) }
+      return .givenUp
+    }
+  }
+
+  /// Waits for the flush, or makes it.
+  ///
+  /// - Returns: whether all that the records name is durable in the image.
+  func waitForFlush() throws(PoolError) -> Bool {
     flush()
     var watch = DeadlockWatch()
     while true {
-      if case .flushed(let failure) = phase.withLock({ $0 }) {
-        if let failure { throw failure }
-        return
+      switch phase.withLock({ $0 }) {
+      case .begun, .flushing: _ = watch.rest()
+      case .flushed: return true
+      case .givenUp: return false
+      case .failed(let error): throw error
       }
-      _ = watch.rest()
     }
   }
 }
@@ -88,7 +104,7 @@ extension PoolEngine {
       try fenceBuffered()
       try completeImage()
       guard parts.memory.failedPages.isEmpty else { return nil }
-      let checkpoint = CheckpointBeside(parts)
+      let checkpoint = CheckpointBeside(parts, descriptor: file.descriptor)
       beside = checkpoint
       return checkpoint
     }
@@ -99,29 +115,24 @@ extension PoolEngine {
     guard let checkpoint = beside else { return }
     beside = nil
     do throws(PoolError) {
-      try checkpoint.waitUntilFlushed()
-    } catch {
-      // A page failed: a whole checkpoint, the next one, knows what to do.
-      if !parts.memory.failedPages.isEmpty { return }
-      throw poison(error, "checkpoint not finished")
-    }
-    var next = file.superblock
-    next.appliedLsn = checkpoint.lsn
-    next.logTail = checkpoint.head
-    next.sequence += 1
-    do throws(PoolError) {
+      guard try checkpoint.waitForFlush() else { return }
+      var next = file.superblock
+      next.appliedLsn = checkpoint.lsn
+      next.logTail = checkpoint.head
+      next.sequence += 1
       try file.write(next, through: parts.memory)
     } catch {
       throw poison(error, "checkpoint not finished")
     }
     pass(.checkpointed)
     parts.redoLog.remove(checkpoint.records.count, upTo: checkpoint.head)
+    publish(statistics)
   }
 
   /// All three steps, by a thread that has no section.
   func checkpointBeside() throws(PoolError) {
     guard let checkpoint = try beginCheckpointBeside() else { return }
-    FailedPages.noted { checkpoint.flush() }
+    checkpoint.flush()
     try endCheckpointBeside()
   }
 

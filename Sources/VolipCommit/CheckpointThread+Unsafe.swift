@@ -3,9 +3,10 @@
 // A commit that finds the log half full wakes it. It takes the gate twice, shortly, as any other
 // thread does, and never while it holds a lock of its own.
 //
-// SAFETY: the thread does not own the engine; who closes the pool or destroys the engine stops it
-// first, without the gate, for which it may be waiting.
+// SAFETY: the thread holds the engine for the time of a checkpoint only; who closes the pool or
+// destroys the engine stops it first, without the gate, for which it may be waiting.
 
+import CVolipWriteSet
 import Glibc
 
 final class CheckpointThread: @unchecked Sendable {
@@ -26,14 +27,21 @@ final class CheckpointThread: @unchecked Sendable {
     request.change { if $0 == .none { $0 = .due } }
   }
 
-  /// Ends the thread, if nobody has.
+  /// Ends the thread, if nobody has. No cancellation point, and only one caller at a time waits.
   func stop() {
+    let previous = cvw_cancellation_defer()
+    defer { cvw_cancellation_restore(previous) }
     request.change { $0 = .stopping }
-    let mine = thread.change { (thread) -> pthread_t? in
-      defer { thread = nil }
-      return thread
+    thread.change { thread in
+      guard let started = thread else { return }
+      if pthread_equal(started, pthread_self()) != 0 {
+        // The last reference to the engine went here.
+        pthread_detach(started)
+      } else {
+        pthread_join(started, nil)
+      }
+      thread = nil
     }
-    if let mine { pthread_join(mine, nil) }
   }
 
   /// Waits for a checkpoint to be due and makes it; false when there will be no more.
@@ -48,10 +56,8 @@ final class CheckpointThread: @unchecked Sendable {
       }
     }
     guard isDue else { return false }
-    engine?._withUnsafeGuaranteedRef { engine in
-      // What fails poisons the handle, or is left to the thread that needs room in the log.
-      try? engine.checkpointBeside()
-    }
+    // What fails poisons the handle, or is left to the thread that needs room in the log.
+    try? engine?.takeUnretainedValue().checkpointBeside()
     return true
   }
 }

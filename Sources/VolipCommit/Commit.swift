@@ -23,6 +23,7 @@ extension PoolEngine {
     guard parts.writeSet.lineCount > 0 || !announced.isEmpty else {
       // What this section has read is durable when it has ended, too.
       if !mayWait(parts) { try fenceBuffered() }
+      if !parts.lostPages.isEmpty { try rebuildImage(parts) }
       return
     }
     pass(.collected)

@@ -8,6 +8,7 @@
 // The threads end with the pool's handle.
 
 import CVolipPersistence
+import CVolipWriteSet
 import Glibc
 import Synchronization
 
@@ -36,6 +37,8 @@ final class CommitThreads {
 
   /// Ends the threads. Nothing is under way.
   func stop() {
+    let previous = cvw_cancellation_defer()
+    defer { cvw_cancellation_restore(previous) }
     board.change { $0.isStopping = true }
     for thread in threads { pthread_join(thread, nil) }
     threads.removeAll()

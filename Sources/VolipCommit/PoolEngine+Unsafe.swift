@@ -398,6 +398,7 @@ public final class PoolEngine: @unchecked Sendable {
   /// (rule 13), but the next open, which tells what became of its sections, needs the lock.
   public func close() throws(PoolError) {
     guard !isInSection else { throw .nestedSection }
+    try requireNoOtherSection()
     if parentMark.pointee == 1 { checkpointThread?.stop() }
     try withGate(evenPoisoned: true) { () throws(PoolError) in
       try waitForLanes()

@@ -320,7 +320,10 @@ final class RedoLog {
     }
   }
 
-  func liveRecord(at position: UInt64) -> LogRecord? {
+  func liveRecord(at position: UInt64) -> LogRecord? { liveRecord(at: position, in: memory) }
+
+  /// The same through another mapping of the file.
+  func liveRecord(at position: UInt64, in memory: DurableMemory) -> LogRecord? {
     let start = UnsafeRawPointer(memory.address(region.start(of: position)))
     let decoded = RecordHeader.decode(from: start, at: position, generation: generation)
     guard let (header, _) = decoded, header.position == position else {

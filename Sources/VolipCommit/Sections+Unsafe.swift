@@ -22,10 +22,14 @@ extension PoolEngine {
   ) throws(PoolError) -> Result {
     if isInSection { return try body() }
     // Two threads that each wait for the other's pool would wait for ever.
-    guard cvw_thread_section()!.pointee.depth == 0 else { throw Self.otherPool }
+    try requireNoOtherSection()
     try lock(evenPoisoned: evenPoisoned)
     defer { unlock() }
     return try Self.withoutCancellation(body)
+  }
+
+  func requireNoOtherSection() throws(PoolError) {
+    guard cvw_thread_section()!.pointee.depth == 0 else { throw Self.otherPool }
   }
 
   /// No thread may end between the arming of a section's pages and the end of its update, nor with
@@ -306,6 +310,7 @@ extension PoolEngine {
       throw .sectionAborted
     }
     let parts = parts
+    endsSection()
     if isTracking { parts.tracker.sectionClosed() }
     defer { if isTracking { parts.tracker.settle(parts.writeSet) } }
     try commit(parts)
@@ -313,6 +318,11 @@ extension PoolEngine {
     if options.audit { try updateAnnouncedImage(parts) }
     count(parts.writeSet)
   }
+
+  /// From here on its thread waits for disks and for the engine's own threads alone, in whatever
+  /// state: nobody is to take that for a deadlock.
+  @inline(__always)
+  private func endsSection() { gateThread.store(0, ordering: .relaxed) }
 
   private func count(_ writeSet: WriteSet) {
     statistics.committed += 1
@@ -346,6 +356,7 @@ extension PoolEngine {
       leaveSection()
       throw error
     }
+    gateThread.store(cvw_thread_section()!.pointee.thread, ordering: .relaxed)
     if isTracking { parts.tracker.sectionOpened() }
     beginAnnouncing()
   }
@@ -388,6 +399,7 @@ extension PoolEngine {
 
   private func endWithoutCommit() throws(PoolError) {
     let parts = parts
+    endsSection()
     if isTracking { parts.tracker.sectionClosed() }
     defer { if isTracking { parts.tracker.settle(parts.writeSet) } }
     statistics.rolledBack += 1

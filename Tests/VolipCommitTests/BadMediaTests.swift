@@ -177,6 +177,26 @@ import Testing
     }
   }
 
+  /// A section that wrote nothing took the failure that an update had met for answered, and the
+  /// checkpoint made zeros durable that stood in for the page.
+  @Test(.enabled(if: canPoison && PersistenceLaboratory.isBuilt))
+  func aPageThatFailsUnderAnUpdateIsRebuiltByASectionThatWritesNothing() throws {
+    var generator = SeededGenerator.forTest("rebuilt later")
+    let pool = try makePool(using: &generator)
+    let offset = Int(pool.engine.superblock.geometry.imageOffset) + 3 * 4096
+    nonisolated(unsafe) let image = pool.engine.parts.memory.address(offset)
+    try pool.engine.openSection()
+    pool.bytes[3 * 4096 + 5] ^= 0xFF
+    KillPoint.pause(at: .logged) { _ = cts_poison(image) }
+    let expected = pool.current
+    try pool.engine.closeSection()
+    try pool.engine.openSection()
+    try pool.engine.closeSection()
+    try pool.engine.checkpointNow()
+    let recovered = try RecoveredImage(contents(of: pool), in: pool.directory)
+    #expect(recovered.bytes == expected)
+  }
+
   /// Had the machine stopped before the page was rebuilt, recovery would do it.
   private func requireWholeInLog(page lost: Int, of pool: EnginePool) throws {
     let (file, memory) = try openCopy(of: contents(of: pool), in: pool.directory)

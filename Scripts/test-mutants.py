@@ -61,6 +61,8 @@ TESTS = {
     "armByProtection": "TrackerTests/noPageIsMissedInAThousandRandomRounds",
     "armInGuest": "GuestTrackerTests",
     "guestFlush": "GuestTrackerTests",
+    "armInLog": "GuestTrackerTests",
+    "marksInLog": "GuestTrackerTests",
     "fileLock": "aSecondOpenerIsRefusedInThisProcessAndInAnother",
     "lockNotInherited": "aChildThatLivesOnDoesNotKeepThePoolLocked",
     "memoryNotInherited": "aForkedChildHasNothingOfThePool",

@@ -237,8 +237,8 @@ private struct TableReservation {
   }
 }
 
-/// Zeroed memory, backed as far as it is used. Mapped in the guest as well: processors and the fault
-/// handler cannot wait for it.
+/// Zeroed memory, backed as far as it is used. Mapped in the guest as well: processors and the
+/// fault handler cannot wait for it.
 func reserveTables(_ byteCount: Int) throws(PoolError) -> UnsafeMutableRawPointer {
   let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
   let mapped = mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, -1, 0)

@@ -5,8 +5,12 @@
 // cleared.
 //
 //   bits    as KVM had them when they were last read
-//   marks   pages that system calls wrote, which the host does behind the log (rule 16)
+//   marks   pages that system calls wrote, which the host does behind the log (rule 16); calls set
+//           bits at any time, arming takes them away
 //   mask    what the next `clear` clears in KVM; all zero between two calls
+//
+// A list of marked pages would not do: a call that finds its page on the way there must not go on
+// before it has arrived, and here no right to write says when it has.
 
 import CVolimem
 import Glibc
@@ -21,10 +25,13 @@ public final class DirtyLog {
   private let firstBit: Int
   private var isOpen = true
 
-  /// Of a working copy that has a region. KVM may report every page as written at first.
-  public init(base: UnsafeMutableRawPointer, pageCount: Int) throws(PoolError) {
+  /// Of the working copy at `base`, which has a region. KVM may report every page as written at
+  /// first.
+  public init(
+    _ region: GuestRegion, base: UnsafeMutableRawPointer
+  ) throws(PoolError) {
     let address = UInt64(UInt(bitPattern: base))
-    let result = cvm_log_start(&log, address, UInt64(pageCount) * 4096)
+    let result = cvm_log_start(&log, address, UInt64(region.pageCount) * 4096)
     guard result == 0 else { throw Self.failure("KVM_SET_USER_MEMORY_REGION", result) }
     firstBit = Int(address / 4096 - log.first_page)
     wordCount = (Int(log.page_count) + 63) / 64
@@ -38,6 +45,7 @@ public final class DirtyLog {
     }
     marks = bits + wordCount
     mask = marks + wordCount
+    if !isRemoved(.marksInLog) { region.markCalls(in: marks, firstBit: firstBit) }
   }
 
   deinit {
@@ -61,7 +69,8 @@ public final class DirtyLog {
     isOpen = false
     // A forked child has none of it, and perhaps something else at that address.
     guard cvm_log_stop(&log) == 0 else { return }
-    munmap(bits, 3 * wordCount * 8)
+    // The addresses stay: a call of another thread that is just marking its buffers may still look.
+    madvise(bits, 3 * wordCount * 8, MADV_DONTNEED)
   }
 
   /// Asks KVM which pages below `limit` the guest wrote. An exit.
@@ -70,18 +79,10 @@ public final class DirtyLog {
     guard result == 0 else { throw Self.failure("KVM_GET_DIRTY_LOG", result) }
   }
 
-  /// Has a page count as written until it is armed.
-  public func mark(_ page: Int) {
+  /// To be called before the page is compared: who writes it later marks it again.
+  public func unmark(_ page: Int) {
     let (word, bit) = place(page)
-    marks[word] |= bit
-  }
-
-  /// Returns whether the page was marked.
-  @discardableResult
-  public func unmark(_ page: Int) -> Bool {
-    let (word, bit) = place(page)
-    defer { marks[word] &= ~bit }
-    return marks[word] & bit != 0
+    if marks[word] & bit != 0 { _ = cvm_entry_and(marks + word, ~bit) }
   }
 
   private func place(_ page: Int) -> (word: Int, bit: UInt64) {

@@ -172,6 +172,12 @@ public final class GuestRegion {
     cvm_flush_others()
   }
 
+  /// Has system calls mark the pages that they write in `words`, `firstBit` for the first page, and
+  /// not in the entries. The words stay mapped for ever.
+  func markCalls(in words: UnsafeMutablePointer<UInt64>, firstBit: Int) {
+    cvm_region_mark_in(region, words, UInt64(firstBit))
+  }
+
   // MARK: The list of granted pages
 
   /// Pages that fault handlers have listed since the last `takeListed`; some perhaps twice.

@@ -5,9 +5,9 @@
 // guest's own flushes. A take is an exit, and so is arming, whatever was written. KVM copies the
 // log of whole memory slots, 32 KiB for each GiB.
 //
-// What system calls write stands in the region's list, as with detect-on-write. A page reported
-// once too often costs a comparison: one that a system call wrote may be logged when the guest
-// next reads it, because KVM maps it writable then.
+// What system calls write is marked beside the log. A page reported once too often costs a
+// comparison: one that a system call wrote may be logged when the guest next reads it, because KVM
+// maps it writable then.
 
 import VolipMachine
 
@@ -15,15 +15,15 @@ final class DirtyLogTracker: GuestTracker {
   let kind = TrackerKind.dirtyLog
   let workingCopy: WorkingCopy
   let region: GuestRegion
-  /// Grantable, so that marks go to the list; nothing ever takes the right to write away.
-  let armedFlags: PageTableEntry.Flags = [.writable, .dirty, .grantable]
+  /// Nothing ever takes the right to write away.
+  let armedFlags: PageTableEntry.Flags = [.writable, .dirty]
   var watched = 0
   private let log: DirtyLog
 
   init(_ workingCopy: WorkingCopy, _ region: GuestRegion) throws(PoolError) {
     self.workingCopy = workingCopy
     self.region = region
-    log = try DirtyLog(base: workingCopy.base, pageCount: workingCopy.pageCount)
+    log = try DirtyLog(region, base: workingCopy.base)
   }
 
   func watch(upTo limit: Int) throws(PoolError) {
@@ -42,7 +42,6 @@ final class DirtyLogTracker: GuestTracker {
   func takeWritten(into writeSet: WriteSet) throws(PoolError) {
     writeSet.removeAll()
     try log.read(upTo: watched)
-    if !isRemoved(.marksInLog) { region.takeListed { log.mark($0) } }
     workingCopy.forEachTracked(0..<watched) { pages in
       log.forEachWritten(in: pages) { writeSet.append(page: $0) }
     }
@@ -59,8 +58,7 @@ final class DirtyLogTracker: GuestTracker {
     try log.clear(count: writeSet.pageCount) { index in
       guard !writeSet.isRetained(index) else { return nil }
       let page = writeSet.page(index)
-      // Before the comparison, as all arming: who finds it listed still has written by now.
-      if log.unmark(page) { region.remove(.listed, from: page) }
+      log.unmark(page)
       return page
     }
   }

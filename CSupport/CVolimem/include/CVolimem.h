@@ -165,6 +165,8 @@ struct cvm_region {
   uint32_t *list;       // ring of granted pages, each plus 1; 0: not written yet
   uint64_t listed;      // pages ever appended; the handler adds to it
   uint64_t list_mask;   // ring size - 1; a power of two, twice the number of pages or more
+  uint64_t *marks;      // or NULL: where calls mark the pages that they write, a bit for each
+  uint64_t first_mark;  // the bit of the first page
 };
 
 /// A region for `page_count` pages from `address`, or NULL if there are too many. `entries` and
@@ -172,6 +174,10 @@ struct cvm_region {
 struct cvm_region *cvm_region_create(uint64_t address, uint64_t page_count, uint64_t *entries,
                                      uint32_t *list, uint64_t list_capacity);
 void cvm_region_destroy(struct cvm_region *region);
+
+/// Has calls mark pages in words of a tracker's own, which stay readable for ever, and not in the
+/// entries. Before any page is watched.
+void cvm_region_mark_in(struct cvm_region *region, uint64_t *marks, uint64_t first_mark);
 
 /// In a laboratory's build the process ends in the middle of its `number`-th page fault that grants
 /// a page in the guest; 0: never. Nothing in any other build.

@@ -77,6 +77,12 @@ lost 0|guest-short-sections /pools/adaptive2.pool 2000 2 adaptive
 threads 200|guest-threads 200
 missed 0|guest-spinner dirty-bits 200
 missed 0|guest-spinner detect-on-write 200
+missed 0|guest-spinner dirty-log 200
+missed .0, 0. extra .0, 0. slots 1 1 0|guest-log-pools 100 1
+left 50 of 50|guest-log-leave 50
+wrong 0 grown true logged 0|guest-pool-lives dirty-log 1 /pools/lives1.pool /pools/lives2.pool
+lost 0|guest-short-sections /pools/log1.pool 2000 1 dirty-log
+lost 0|guest-short-sections /pools/log4.pool 2000 4 dirty-log
 SIGSEGV, write to address|guest-fault null
 wrong 0 left 0|guest-companion signals
 wrong 0|guest-companion threads 2

@@ -28,7 +28,7 @@ busybox mount -t ext4 -o dax=always /dev/pmem0 /pools ||
   echo "CUT error mount: $(busybox dmesg | busybox tail -n 3)"
 busybox grep -q 'pools.*dax' /proc/mounts || echo "CUT error mounted without DAX"
 case $tracker in
-  dirty-bits | detect-on-write | adaptive)
+  dirty-bits | detect-on-write | adaptive | dirty-log)
     export VOLIP_TEST_GUEST=1
     busybox timeout 120 /hold || echo "CUT error no machine is held: $(busybox cat /held/said)"
     ;;

@@ -61,6 +61,8 @@ TESTS = {
     "armByProtection": "TrackerTests/noPageIsMissedInAThousandRandomRounds",
     "armInGuest": "GuestTrackerTests",
     "guestFlush": "GuestTrackerTests",
+    "armInLog": "poolsInOneMemorySlotDoNotDisturbEachOthersLog",
+    "marksInLog": "aSystemCallsWriteOutsideASectionIsReportedAndPutBack",
     "fileLock": "aSecondOpenerIsRefusedInThisProcessAndInAnother",
     "lockNotInherited": "aChildThatLivesOnDoesNotKeepThePoolLocked",
     "memoryNotInherited": "aForkedChildHasNothingOfThePool",

@@ -93,6 +93,12 @@ int cvm_call_output_count(int number) {
 // Marks
 
 static void mark_page(struct cvm_region *region, uint64_t page) {
+  uint64_t *marks = __atomic_load_n(&region->marks, __ATOMIC_ACQUIRE);
+  if (marks != NULL) {
+    uint64_t bit = region->first_mark + page;
+    __atomic_fetch_or(&marks[bit / 64], 1ul << bit % 64, __ATOMIC_SEQ_CST);
+    return;
+  }
   uint64_t *entry = &region->entries[page];
   uint64_t bits = __atomic_load_n(entry, __ATOMIC_SEQ_CST);
   if (bits & CVM_GRANTABLE) {

@@ -65,7 +65,7 @@ cvm_flush_asked:
 // A page fault: detect-on-write. If the page is in a region and grantable: give write permission
 // and append it to the region's list. Else, the host knows more. In the order of regions.c.
 // Stack after the pushes: 0 rcx, 8 rax, 16 error code.
-// struct cvm_region: 0 first_page, 8 page_count, 16 entries, 24 list, 32 listed, 40 list_mask; 48
+// struct cvm_region: 0 first_page, 8 page_count, 16 entries, 24 list, 32 listed, 40 list_mask; 64
 // bytes.
         .balign 16
         .globl cvm_page_fault_stub
@@ -79,7 +79,7 @@ cvm_page_fault_stub:
         sub (%rcx), %rax
         cmp 8(%rcx), %rax
         jb 2f
-        add $48, %rcx
+        add $64, %rcx
         cmp cvm_regions_end(%rip), %rcx
         jb 1b
         pop %rcx

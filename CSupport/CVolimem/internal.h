@@ -37,6 +37,7 @@
 #define OWN_CALL_EXIT 0x7ffe0001l
 #define OWN_CALL_MAP 0x7ffe0002l
 #define OWN_CALL_FLUSH_OTHERS 0x7ffe0003l
+#define OWN_CALL_LOG 0x7ffe0004l
 
 static inline long raw_call6(long number, long a, long b, long c, long d, long e, long f) {
   long result;
@@ -127,6 +128,7 @@ struct vcpu {
   _Atomic int in_guest;          // 1 from before the look at the generation to after the run
   _Atomic uint64_t generation;   // of the last flush
   _Atomic uint64_t exits;
+  _Atomic uint64_t entered;      // machine.leaves when it last went into the guest
   void *visit;                   // while it visits the host: struct visit
   volatile int pending;          // a signal to deliver before the guest runs again, or 0
   bool delivering;               // the visit under way is for that signal
@@ -147,6 +149,13 @@ struct vcpu {
 
 #define REGION_COUNT 64
 
+/// Memory that KVM knows: whole chunks, one behind the other. Only ever added.
+struct slot {
+  uint64_t first_page, page_count;  // virtual addresses >> 12
+  uint64_t window;
+  uint32_t log_users;               // the dirty log is on while there are any
+};
+
 struct machine {
   int kvm, vm;
   size_t run_bytes;
@@ -163,7 +172,8 @@ struct machine {
   char *table_next, *table_end;
   uint64_t table_count;
   uint64_t *idt;
-  cvm_lock slots;                // guards the next four and the tables' upper levels
+  cvm_lock slots;                // guards the next five and the tables' upper levels
+  struct slot *slot_table;       // by KVM's number of the slot
   uint32_t *window_of_chunk;     // guest-physical address >> 30, plus 1; 0: none yet
   uint64_t window_next;
   uint32_t slot_count;
@@ -173,6 +183,7 @@ struct machine {
   _Atomic uint64_t vcpu_count;
   _Atomic int thread_count;      // the program's
   _Atomic uint64_t generation;   // raised when entries lost rights
+  _Atomic uint64_t leaves;       // raised when all vCPUs are to leave the guest once
   struct cvm_options options;
 };
 
@@ -190,6 +201,8 @@ void machine_discard(void);
 void machine_forget(void);
 /// As cvm_map, on the host. Idempotent.
 int64_t machine_map(uint64_t address, uint64_t byte_count);
+/// Tells KVM of a slot, or of other flags for it; returns a positive errno. Under `slots`.
+int machine_set_slot(const struct slot *slot, uint32_t flags);
 /// Shows the page at `target` at `address` in the guest; before anything has run there.
 int machine_alias(uint64_t address, uint64_t target);
 /// Gives a range 4 KiB entries; before anything has run there.
@@ -222,6 +235,8 @@ void vcpu_share_bases(struct vcpu *vcpu);
 void vcpus_forget(void);
 void vcpu_flush_if_stale(struct vcpu *vcpu);
 void vcpus_flush_others(struct vcpu *self);
+/// Makes every other vCPU that is inside the guest leave it once, and waits for that.
+void vcpus_leave(struct vcpu *self);
 /// The signal that pulls a vCPU out of the guest; programs cannot block or handle it.
 #define KICK_SIGNAL 64
 
@@ -237,6 +252,11 @@ void run_store(struct vcpu *vcpu, uint64_t *entry, uint64_t value);
 bool vcpu_is_between_instructions(const struct vcpu *vcpu);
 /// From the exception stub's level back to the program's.
 void vcpu_set_user_mode(struct vcpu *vcpu);
+
+// dirtylog.c
+/// What a cvm_log_... function asked for; on the host.
+long log_call(struct vcpu *vcpu, const struct kvm_regs *registers);
+uint64_t log_slot_count(void);
 
 // regions.c
 /// In a child that has its own memory: pools are not in it.

@@ -91,6 +91,17 @@ static uint64_t choose_window(uint64_t chunk, uint64_t count) {
   return window;
 }
 
+int machine_set_slot(const struct slot *slot, uint32_t flags) {
+  struct kvm_userspace_memory_region region = {
+      .slot = (uint32_t)(slot - cvm_machine.slot_table),
+      .flags = flags,
+      .guest_phys_addr = slot->window << CHUNK_SHIFT,
+      .memory_size = slot->page_count << PAGE_SHIFT,
+      .userspace_addr = slot->first_page << PAGE_SHIFT,
+  };
+  return (int)-RAW(SYS_ioctl, cvm_machine.vm, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
 // One memory slot for chunks [chunk, chunk + count), none of which has one.
 static int add_slot(uint64_t chunk, uint64_t count) {
   struct machine *m = &cvm_machine;
@@ -101,16 +112,13 @@ static int add_slot(uint64_t chunk, uint64_t count) {
   uint64_t bytes = count << CHUNK_SHIFT;
   if (address + bytes > USER_END)
     bytes = USER_END - address;
-  struct kvm_userspace_memory_region slot = {
-      .slot = m->slot_count,
-      .guest_phys_addr = window << CHUNK_SHIFT,
-      .memory_size = bytes,
-      .userspace_addr = address,
-  };
-  long result = RAW(SYS_ioctl, m->vm, KVM_SET_USER_MEMORY_REGION, &slot);
-  if (result != 0)
-    return (int)-result;
-  m->slot_count++;
+  struct slot *slot = &m->slot_table[m->slot_count];
+  *slot = (struct slot){address >> PAGE_SHIFT, bytes >> PAGE_SHIFT, window, 0};
+  int error = machine_set_slot(slot, 0);
+  if (error != 0)
+    return error;
+  // Last: the dirty log looks for slots without the lock.
+  __atomic_store_n(&m->slot_count, m->slot_count + 1, __ATOMIC_RELEASE);
   for (uint64_t i = 0; i < count; i++)
     m->window_of_chunk[chunk + i] = (uint32_t)(window + i + 1);
   return 0;
@@ -305,8 +313,9 @@ static int read_features(struct cvm_failure *failure) {
 static int make_tables(struct cvm_failure *failure) {
   struct machine *m = &cvm_machine;
   m->window_of_chunk = reserve(CHUNK_COUNT * sizeof(uint32_t));
+  m->slot_table = reserve(CHUNK_COUNT * sizeof(struct slot));
   char *room = reserve(2 * CHUNK_BYTES);
-  if (room == NULL || m->window_of_chunk == NULL)
+  if (room == NULL || m->window_of_chunk == NULL || m->slot_table == NULL)
     return fail(failure, CVM_CREATE, ENOMEM, "mmap");
   char *arena = (char *)(((uint64_t)room + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1));
   if (arena > room)
@@ -367,6 +376,8 @@ void machine_discard(void) {
     munmap(m->top[0], TABLE_ARENA_BYTES);
   if (m->window_of_chunk != NULL)
     munmap(m->window_of_chunk, CHUNK_COUNT * sizeof(uint32_t));
+  if (m->slot_table != NULL)
+    munmap(m->slot_table, CHUNK_COUNT * sizeof(struct slot));
   free(m->features);
   if (m->vm >= 0)
     close(m->vm);
@@ -390,6 +401,7 @@ struct cvm_facts cvm_facts(void) {
       .identity = m->identity,
       .call_cpl = m->call_cpl,
       .slots = m->slot_count,
+      .logged_slots = log_slot_count(),
       .table_pages = m->table_count,
       .vcpus = atomic_load(&m->vcpu_count),
       .companion_calls = companion_served(),

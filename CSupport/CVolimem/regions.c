@@ -18,7 +18,7 @@
 struct cvm_region cvm_regions[REGION_COUNT];
 struct cvm_region *cvm_regions_end = cvm_regions;
 static cvm_lock region_lock;
-_Static_assert(sizeof(struct cvm_region) == 48, "entry.S walks the regions");
+_Static_assert(sizeof(struct cvm_region) == 64, "entry.S walks the regions");
 
 struct cvm_region *cvm_region_create(uint64_t address, uint64_t page_count, uint64_t *entries,
                                      uint32_t *list, uint64_t list_capacity) {
@@ -51,6 +51,11 @@ void regions_forget(void) {
 
 void cvm_region_destroy(struct cvm_region *region) {
   __atomic_store_n(&region->page_count, 0, __ATOMIC_RELEASE);
+}
+
+void cvm_region_mark_in(struct cvm_region *region, uint64_t *marks, uint64_t first_mark) {
+  region->first_mark = first_mark;
+  __atomic_store_n(&region->marks, marks, __ATOMIC_RELEASE);
 }
 
 void cvm_region_grant(struct cvm_region *region, uint32_t page) {

@@ -37,6 +37,7 @@ static void trace(const struct vcpu *vcpu, const char *what, uint64_t a, uint64_
 static long run_once(struct vcpu *vcpu) {
   struct kvm_run *run = vcpu->run;
   atomic_store(&vcpu->in_guest, 1);
+  atomic_store(&vcpu->entered, atomic_load(&cvm_machine.leaves));
   vcpu_flush_if_stale(vcpu);
   run->exit_reason = KVM_EXIT_UNKNOWN;
   long result = RAW(SYS_ioctl, vcpu->fd, KVM_RUN, 0);
@@ -169,6 +170,8 @@ static long call(struct vcpu *vcpu, struct kvm_regs *registers) {
   case OWN_CALL_FLUSH_OTHERS:
     vcpus_flush_others(vcpu);
     return 0;
+  case OWN_CALL_LOG:
+    return log_call(vcpu, registers);
   case SYS_arch_prctl:
     return process_arch_prctl(vcpu, registers);
   default:

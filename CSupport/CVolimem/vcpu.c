@@ -369,6 +369,10 @@ static bool is_stale_in_guest(const struct vcpu *vcpu, uint64_t generation) {
   return atomic_load(&vcpu->in_guest) && atomic_load(&vcpu->generation) < generation;
 }
 
+static bool is_still_in_guest(const struct vcpu *vcpu, uint64_t leaves) {
+  return atomic_load(&vcpu->in_guest) && atomic_load(&vcpu->entered) < leaves;
+}
+
 void cvm_flush_others(void) {
   struct machine *m = &cvm_machine;
   struct vcpu *self = cvm_this_vcpu;
@@ -381,16 +385,25 @@ void cvm_flush_others(void) {
     }
 }
 
-void vcpus_flush_others(struct vcpu *self) {
-  uint64_t generation = atomic_load(&cvm_machine.generation);
+// Kicks every other vCPU to which a test applies, and waits until it applies to none.
+static void kick_others(struct vcpu *self, bool (*is_wanted)(const struct vcpu *, uint64_t),
+                        uint64_t number) {
   long process = RAW(SYS_getpid);
   for (struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next) {
     lock(&cvm_machine.kicks);
-    if (vcpu != self && is_stale_in_guest(vcpu, generation))
+    if (vcpu != self && is_wanted(vcpu, number))
       RAW(SYS_tgkill, process, atomic_load(&vcpu->tid), KICK_SIGNAL);
     unlock(&cvm_machine.kicks);
   }
   for (struct vcpu *vcpu = cvm_machine.first; vcpu != NULL; vcpu = vcpu->next)
-    while (vcpu != self && is_stale_in_guest(vcpu, generation))
+    while (vcpu != self && is_wanted(vcpu, number))
       RAW(SYS_sched_yield);
+}
+
+void vcpus_flush_others(struct vcpu *self) {
+  kick_others(self, is_stale_in_guest, atomic_load(&cvm_machine.generation));
+}
+
+void vcpus_leave(struct vcpu *self) {
+  kick_others(self, is_still_in_guest, atomic_fetch_add(&cvm_machine.leaves, 1) + 1);
 }

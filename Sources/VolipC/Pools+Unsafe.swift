@@ -94,7 +94,7 @@ public func volip_base(_ given: OpaquePointer!) -> UnsafeMutableRawPointer! {
 /// The trackers' names for C: they live as long as the process.
 private let trackerNames: [TrackerKind: StaticString] = [
   .pageMapScan: "page-map-scan", .writeProtect: "write-protect", .dirtyBits: "dirty-bits",
-  .detectOnWrite: "detect-on-write", .adaptive: "adaptive",
+  .detectOnWrite: "detect-on-write", .adaptive: "adaptive", .dirtyLog: "dirty-log",
 ]
 
 @c @implementation

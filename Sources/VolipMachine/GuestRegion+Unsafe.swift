@@ -172,6 +172,12 @@ public final class GuestRegion {
     cvm_flush_others()
   }
 
+  /// Has system calls mark the pages that they write in `words`, `firstBit` for the first page, and
+  /// not in the entries. The words stay mapped for ever.
+  func markCalls(in words: UnsafeMutablePointer<UInt64>, firstBit: Int) {
+    cvm_region_mark_in(region, words, UInt64(firstBit))
+  }
+
   // MARK: The list of granted pages
 
   /// Pages that fault handlers have listed since the last `takeListed`; some perhaps twice.
@@ -224,26 +230,9 @@ private struct TableReservation {
     while capacity < 2 * pageCount { capacity *= 2 }
     listCapacity = capacity
     // SAFETY: the mappings are fresh, zero, and large enough for what they are bound to.
-    entries = try Self.reserve(blockCount * 4096).bindMemory(
+    entries = try reserveTables(blockCount * 4096).bindMemory(
       to: UInt64.self, capacity: blockCount * 512)
-    list = try Self.reserve(capacity * 4).bindMemory(to: UInt32.self, capacity: capacity)
-  }
-
-  /// Mapped in the guest as well: processors and the fault handler cannot wait for it.
-  private static func reserve(_ byteCount: Int) throws(PoolError) -> UnsafeMutableRawPointer {
-    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-    let mapped = mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, -1, 0)
-    guard let mapped, mapped != MAP_FAILED else {
-      throw .system(operation: "mmap", errorNumber: errno)
-    }
-    madvise(mapped, byteCount, MADV_DONTFORK)
-    madvise(mapped, byteCount, MADV_NOHUGEPAGE)
-    let result = cvm_map(UInt64(UInt(bitPattern: mapped)), UInt64(byteCount))
-    guard result >= 0 else {
-      munmap(mapped, byteCount)
-      throw .system(operation: "guest memory slot", errorNumber: Int32(-result))
-    }
-    return mapped
+    list = try reserveTables(capacity * 4).bindMemory(to: UInt32.self, capacity: capacity)
   }
 
   /// Gives the memory back and keeps the addresses: a system call of another thread that is just
@@ -252,4 +241,22 @@ private struct TableReservation {
     madvise(entries, blockCount * 4096, MADV_DONTNEED)
     madvise(list, listCapacity * 4, MADV_DONTNEED)
   }
+}
+
+/// Zeroed memory, backed as far as it is used. Mapped in the guest as well: processors and the
+/// fault handler cannot wait for it.
+func reserveTables(_ byteCount: Int) throws(PoolError) -> UnsafeMutableRawPointer {
+  let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+  let mapped = mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, -1, 0)
+  guard let mapped, mapped != MAP_FAILED else {
+    throw .system(operation: "mmap", errorNumber: errno)
+  }
+  madvise(mapped, byteCount, MADV_DONTFORK)
+  madvise(mapped, byteCount, MADV_NOHUGEPAGE)
+  let result = cvm_map(UInt64(UInt(bitPattern: mapped)), UInt64(byteCount))
+  guard result >= 0 else {
+    munmap(mapped, byteCount)
+    throw .system(operation: "guest memory slot", errorNumber: Int32(-result))
+  }
+  return mapped
 }

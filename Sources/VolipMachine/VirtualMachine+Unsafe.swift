@@ -34,6 +34,8 @@ public enum VirtualMachine {
     /// Privilege level at which system calls arrive: 3 under shadow paging, 0 on processors.
     public let callLevel: Int
     public let memorySlots: Int
+    /// Of which KVM logs what the guest writes, for the tracker `dirty-log`.
+    public let loggedSlots: Int
     public let tablePages: Int
     public let virtualProcessors: Int
     /// System calls that needed no exit.
@@ -96,7 +98,8 @@ public enum VirtualMachine {
     return Facts(
       physicalBits: Int(facts.phys_bits), isIdentityMapped: facts.identity,
       callLevel: Int(facts.call_cpl), memorySlots: Int(facts.slots),
-      tablePages: Int(facts.table_pages), virtualProcessors: Int(facts.vcpus),
+      loggedSlots: Int(facts.logged_slots), tablePages: Int(facts.table_pages),
+      virtualProcessors: Int(facts.vcpus),
       companionCalls: Int(facts.companion_calls))
   }
 

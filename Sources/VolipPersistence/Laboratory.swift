@@ -75,7 +75,7 @@ package enum MutationSite: String, CaseIterable, Sendable {
   // Pages that fail
   case failedPagesCheck, lostMemoryCheck, lostPagesWhole, rebuildImage
   // Trackers
-  case armByProtection, armInGuest, guestFlush
+  case armByProtection, armInGuest, guestFlush, armInLog, marksInLog
   // The process
   case fileLock, lockNotInherited, memoryNotInherited
   // The heap

@@ -29,6 +29,9 @@ struct Findings {
   var guest: [String: Int] = [:]
   var firstWrite: [(tracker: TrackerKind, nanoseconds: Int)] = []
 
+  /// Those with a cost of their own.
+  static let guestKinds: [TrackerKind] = [.dirtyBits, .detectOnWrite, .dirtyLog]
+
   static func gather() -> Findings {
     var findings = Findings()
     do throws(MachineError) {
@@ -37,8 +40,10 @@ struct Findings {
     } catch {
       findings.problem = error.description
     }
-    for kind in [TrackerKind.dirtyBits, .detectOnWrite] {
-      if let time = findings.guest[kind.rawValue] { findings.firstWrite.append((kind, time)) }
+    for kind in guestKinds {
+      if let time = findings.guest[kind.rawValue], time > 0 {
+        findings.firstWrite.append((kind, time))
+      }
     }
     for kind in TrackerKind.hostKinds {
       let time = Stopwatch.firstWrite(kind)

@@ -22,7 +22,7 @@ struct Measure: ParsableCommand {
     print("exitNs \(Stopwatch.nanoseconds { VirtualMachine.exitOnce() })")
     print("forwardedCallNs \(Stopwatch.nanoseconds { _ = getppid() })")
     print("companionCalls \(VirtualMachine.facts.companionCalls)")
-    for kind in [TrackerKind.dirtyBits, .detectOnWrite] {
+    for kind in Findings.guestKinds {
       print("\(kind.rawValue) \(Stopwatch.firstWrite(kind))")
     }
   }

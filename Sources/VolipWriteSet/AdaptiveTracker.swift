@@ -13,7 +13,7 @@ final class AdaptiveTracker: Tracker {
   let kind = TrackerKind.adaptive
   private let dirtyBits: DirtyBitsTracker
   private let detectOnWrite: DetectOnWriteTracker
-  private var current: any GuestTracker
+  private var current: any AdoptingTracker
   /// Ticks that the other choice would have saved since the last change; never below 0.
   private var regret = 0.0
   private let costs: GuestCosts
@@ -55,7 +55,7 @@ final class AdaptiveTracker: Tracker {
     regret = max(0, regret + (isScanning ? scanning - faulting : faulting - scanning))
     guard regret > Double(watched) * costs.changeTicksPerPage else { return }
     regret = 0
-    let next: any GuestTracker = isScanning ? detectOnWrite : dirtyBits
+    let next: any AdoptingTracker = isScanning ? detectOnWrite : dirtyBits
     next.adopt(watched: watched, retained: writeSet)
     current = next
   }

@@ -5,7 +5,7 @@
 
 import VolipMachine
 
-final class DetectOnWriteTracker: GuestTracker {
+final class DetectOnWriteTracker: AdoptingTracker {
   let kind = TrackerKind.detectOnWrite
   let workingCopy: WorkingCopy
   let region: GuestRegion

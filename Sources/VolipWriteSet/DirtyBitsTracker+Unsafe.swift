@@ -5,7 +5,7 @@
 
 import VolipMachine
 
-final class DirtyBitsTracker: GuestTracker {
+final class DirtyBitsTracker: AdoptingTracker {
   let kind = TrackerKind.dirtyBits
   let workingCopy: WorkingCopy
   let region: GuestRegion

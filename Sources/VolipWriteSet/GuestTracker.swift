@@ -1,6 +1,7 @@
 // GuestTracker: what trackers over the guest's own page table have in common.
 //
-// They run in guest mode, where no system call is needed to take a write set or to arm it.
+// They run in guest mode, where no system call is needed to take a write set or to arm it, but for
+// KVM's own log.
 
 import VolipMachine
 
@@ -11,14 +12,19 @@ protocol GuestTracker: Tracker {
   var watched: Int { get set }
   /// What the entry of an armed page has besides the readable flags.
   var armedFlags: PageTableEntry.Flags { get }
+}
 
+/// Trackers that may change over to each other.
+protocol AdoptingTracker: GuestTracker {
   /// Takes the region over from another tracker between two sections: the pages that `retained`
   /// retains stay written, all others are armed.
   func adopt(watched limit: Int, retained: WriteSet)
 }
 
 extension GuestTracker {
-  func watch(upTo limit: Int) throws(PoolError) {
+  func watch(upTo limit: Int) throws(PoolError) { try watchEntries(upTo: limit) }
+
+  func watchEntries(upTo limit: Int) throws(PoolError) {
     guard limit > watched else { return }
     precondition(limit <= workingCopy.pageCount)
     // For system calls, which write by the host's mapping.
@@ -35,7 +41,9 @@ extension GuestTracker {
     region.flush()
   }
 
-  func reclaim(_ pages: Range<Int>) throws(PoolError) {
+  func reclaim(_ pages: Range<Int>) throws(PoolError) { reclaimEntries(pages) }
+
+  func reclaimEntries(_ pages: Range<Int>) {
     let rights: PageTableEntry.Flags = [.writable, .dirty, .grantable, .listed]
     for page in pages {
       region.add(armedFlags, to: page)

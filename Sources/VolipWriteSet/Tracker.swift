@@ -25,13 +25,15 @@ public enum TrackerKind: String, CaseIterable, Sendable {
   case dirtyBits = "dirty-bits"
   /// In guest mode: entries without write permission, given back by the guest's fault handler.
   case detectOnWrite = "detect-on-write"
-  /// In guest mode: one of these two, by what the last sections wrote.
+  /// In guest mode: one of the last two, by what the last sections wrote.
   case adaptive = "adaptive"
+  /// In guest mode: KVM's log of the memory slots. Never chosen without being asked for.
+  case dirtyLog = "dirty-log"
 
   /// Those that need no virtual machine.
   public static let hostKinds: [TrackerKind] = [.pageMapScan, .writeProtect]
-  /// Those that read the guest's page table.
-  public static let guestKinds: [TrackerKind] = [.dirtyBits, .detectOnWrite, .adaptive]
+  /// Those that need one.
+  public static let guestKinds: [TrackerKind] = [.dirtyBits, .detectOnWrite, .adaptive, .dirtyLog]
 }
 
 public protocol Tracker: AnyObject {

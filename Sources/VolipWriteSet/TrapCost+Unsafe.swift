@@ -68,6 +68,7 @@ public func makeTracker(
   case .adaptive:
     let costs = GuestCostsMeasurement.costs
     return AdaptiveTracker(workingCopy, try guestRegion(kind, workingCopy), costs: costs)
+  case .dirtyLog: return try DirtyLogTracker(workingCopy, try guestRegion(kind, workingCopy))
   }
 }
 

@@ -48,7 +48,7 @@ import Testing
     try await check("face.c", .gcc, ["write-protect"])
   }
 
-  @Test(.guest, arguments: [nil, "dirty-bits", "detect-on-write"])
+  @Test(.guest, arguments: [nil, "dirty-bits", "detect-on-write", "dirty-log"])
   func everyFunctionDoesSoInTheGuest(_ tracker: String?) async throws {
     try await check("face.c", .gcc, ["guest"] + (tracker.map { [$0] } ?? []))
   }

@@ -29,7 +29,7 @@ import Testing
     #expect(["companion", "exit"].contains(keys["forwardPath"] as? String))
     #expect(keys["tracker"] as? String == "adaptive")
     let writes = try #require(keys["firstWriteNs"] as? [String: Int])
-    for tracker in ["dirty-bits", "detect-on-write"] {
+    for tracker in ["dirty-bits", "detect-on-write", "dirty-log"] {
       #expect(try #require(writes[tracker]) > 0)
     }
   }

@@ -12,6 +12,9 @@ public enum Guest {
   /// the virtual ones.
   public static let physicalBits = [0, 39]
 
+  /// Those of guest mode, by name.
+  public static let trackers = ["dirty-bits", "detect-on-write", "adaptive", "dirty-log"]
+
   /// Why guest mode cannot be entered here, in the words of the program that tried, or nil.
   public static var whyUnavailable: String? {
     get async { await probe.value }

@@ -4,7 +4,7 @@ import Testing
 /// Pages of a pool that fail while its process is a virtual machine: KVM's signal finds the
 /// library's handler in the guest.
 @Suite(.guest) struct GuestMediaTests {
-  @Test(arguments: ["dirty-bits", "detect-on-write", "adaptive"], [false, true])
+  @Test(arguments: Guest.trackers, [false, true])
   func pagesThatFailUnderASectionAreRebuiltOrRollItBack(tracker: String, retention: Bool)
     async throws
   {

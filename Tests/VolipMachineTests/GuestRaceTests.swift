@@ -4,7 +4,7 @@ import Testing
 /// What threads, signals and children may do to each other in guest mode.
 @Suite(.guest, .serialized, .timeLimit(.minutes(30))) struct GuestRaceTests {
   /// Where a page is granted while another thread takes and arms it.
-  @Test(arguments: ["detect-on-write", "adaptive", "dirty-bits"])
+  @Test(arguments: Guest.trackers)
   func nothingIsLostInPagesWhoseLockWordsOtherThreadsWrite(tracker: String) async throws {
     let directory = TemporaryDirectory()
     let sections = Guest.count("VOLIP_GUEST_RACES", short: 150)

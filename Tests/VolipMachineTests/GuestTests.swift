@@ -20,6 +20,7 @@ import Testing
   }
 
   /// Also shows that exits are counted: the call afterwards makes one.
+  /// But for KVM's own log, which only the host can ask for.
   @Test(arguments: Guest.physicalBits, ["dirty-bits", "detect-on-write", "adaptive"])
   func aSectionThatNeedsNoLogGrowthAndNoRollbackMakesNoExit(
     bits: Int, tracker: String
@@ -30,13 +31,13 @@ import Testing
       "\(outcome.output) \(outcome.errors)")
   }
 
-  @Test(arguments: Guest.physicalBits, ["dirty-bits", "detect-on-write", "adaptive"])
+  @Test(arguments: Guest.physicalBits, Guest.trackers)
   func aStoreOutsideASectionIsReportedAndPutBack(bits: Int, tracker: String) async throws {
     let outcome = try await Guest.run("guest-stray", [path, tracker, "store"], bits: bits)
     #expect(outcome.output == "reported true word 1\nthen 11\n", "\(outcome.errors)")
   }
 
-  @Test(arguments: Guest.physicalBits, ["dirty-bits", "detect-on-write", "adaptive"])
+  @Test(arguments: Guest.physicalBits, Guest.trackers)
   func aSystemCallsWriteOutsideASectionIsReportedAndPutBack(
     bits: Int, tracker: String
   ) async throws {
@@ -166,7 +167,7 @@ import Testing
   var path: String { directory.file("guest.pool") }
 
   /// Every row of the table, its outputs in pool memory: nothing that the kernel wrote is lost.
-  @Test(arguments: Guest.physicalBits, ["dirty-bits", "detect-on-write"])
+  @Test(arguments: Guest.physicalBits, ["dirty-bits", "detect-on-write", "dirty-log"])
   func noCallsWritesToPoolMemoryAreLost(bits: Int, tracker: String) async throws {
     let outcome = try await Guest.run("guest-calls", [path, tracker], bits: bits)
     let lines = outcome.output.split(separator: "\n")

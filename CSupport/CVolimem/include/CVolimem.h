@@ -81,6 +81,7 @@ struct cvm_facts {
   bool identity;             // guest-physical addresses equal virtual ones
   int call_cpl;              // privilege level at which system calls arrive
   uint64_t slots;            // memory slots
+  uint64_t logged_slots;     // of which KVM logs what the guest writes
   uint64_t table_pages;      // pages of the page table, pools' tables not counted
   uint64_t vcpus;            // vCPUs created so far
   uint64_t companion_calls;  // system calls that the companion has made
@@ -164,6 +165,8 @@ struct cvm_region {
   uint32_t *list;       // ring of granted pages, each plus 1; 0: not written yet
   uint64_t listed;      // pages ever appended; the handler adds to it
   uint64_t list_mask;   // ring size - 1; a power of two, twice the number of pages or more
+  uint64_t *marks;      // or NULL: where calls mark the pages that they write, a bit for each
+  uint64_t first_mark;  // the bit of the first page
 };
 
 /// A region for `page_count` pages from `address`, or NULL if there are too many. `entries` and
@@ -171,6 +174,10 @@ struct cvm_region {
 struct cvm_region *cvm_region_create(uint64_t address, uint64_t page_count, uint64_t *entries,
                                      uint32_t *list, uint64_t list_capacity);
 void cvm_region_destroy(struct cvm_region *region);
+
+/// Has calls mark pages in words of a tracker's own, which stay readable for ever, and not in the
+/// entries. Before any page is watched.
+void cvm_region_mark_in(struct cvm_region *region, uint64_t *marks, uint64_t first_mark);
 
 /// In a laboratory's build the process ends in the middle of its `number`-th page fault that grants
 /// a page in the guest; 0: never. Nothing in any other build.
@@ -184,6 +191,27 @@ static inline uint64_t cvm_region_listed(const struct cvm_region *region) {
 }
 /// The page at position `index` of the list. Waits for the handler that is about to write it.
 uint32_t cvm_region_take(struct cvm_region *region, uint64_t index);
+
+// KVM's dirty log: a bit for each page of the memory slots that hold a pool. The first write of the
+// guest after a bit was cleared sets it; what the host writes is not in it.
+
+/// The pages that bits stand for, from bit 0 of the first word on: those of whole slots.
+struct cvm_log {
+  uint64_t first_page;  // virtual address >> 12
+  uint64_t page_count;
+};
+
+/// Has KVM log the slots of [address, address + byte_count), which are mapped. The bits may be set
+/// at first. Returns 0 or a negative errno: EOPNOTSUPP for a KVM that clears only all bits at once.
+int cvm_log_start(struct cvm_log *log, uint64_t address, uint64_t byte_count);
+/// Ends what one start began. ENOSYS outside the guest, as all of these: in a forked child.
+int cvm_log_stop(struct cvm_log *log);
+/// Copies the bits to `bits`, at least those of the first `page_count` pages, and no more than
+/// there are. Finds what any thread wrote before. Returns 0 or a negative errno.
+int cvm_log_read(struct cvm_log *log, uint64_t page_count, uint64_t *bits);
+/// Clears the bits that are set in words [first, end) of `mask`, whose other words are 0; from here
+/// on the next write of such a page is seen. Returns 0 or a negative errno.
+int cvm_log_clear(struct cvm_log *log, uint64_t first, uint64_t end, const uint64_t *mask);
 
 // System calls
 

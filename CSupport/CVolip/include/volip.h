@@ -115,7 +115,7 @@ typedef struct volip_pool volip_pool;
 /// is all zero.
 typedef struct volip_options {
   /// How writes are found: "page-map-scan", "write-protect", in guest mode "adaptive",
-  /// "dirty-bits", "detect-on-write". NULL takes the best that works.
+  /// "dirty-bits", "detect-on-write", "dirty-log". NULL takes the best that works.
   const char *tracker;
   /// First size of the log in bytes, for a pool that is made: 1/32 of the file, at most 32 MiB.
   uint64_t log_bytes;

@@ -36,16 +36,14 @@ package final class CheckpointBeside: @unchecked Sendable {
   let lsn: UInt64
   private let redoLog: RedoLog
   private let imageOffset: Int
-  private let descriptor: Int32
-  private let path: PersistencePath
+  private let memory: DurableMemory
   private let phase = Mutex(Phase.begun)
 
-  init(_ parts: EngineParts, descriptor: Int32) {
+  init(_ parts: EngineParts) {
     redoLog = parts.redoLog
     (records, head, lsn) = (redoLog.livePositions, redoLog.head, redoLog.lastLsn)
     imageOffset = parts.imageOffset
-    path = parts.memory.path
-    self.descriptor = descriptor
+    memory = parts.memory
   }
 
   /// Flushes, if nobody else has begun to.
@@ -61,9 +59,7 @@ package final class CheckpointBeside: @unchecked Sendable {
   }
 
   private func flushed() -> Phase {
-    guard let memory = try? DurableMemory.map(descriptor: descriptor, forced: path) else {
-      return .givenUp
-    }
+    guard let memory = try? memory.mappedAgain() else { return .givenUp }
     for position in records where !isRemoved(.besideFlush) {
       guard let record = redoLog.liveRecord(at: position, in: memory) else { return .givenUp }
       VolipCommit.flush(record, in: memory, imageOffset: imageOffset)
@@ -104,7 +100,7 @@ extension PoolEngine {
       try fenceBuffered()
       try completeImage()
       guard parts.memory.failedPages.isEmpty else { return nil }
-      let checkpoint = CheckpointBeside(parts, descriptor: file.descriptor)
+      let checkpoint = CheckpointBeside(parts)
       beside = checkpoint
       return checkpoint
     }

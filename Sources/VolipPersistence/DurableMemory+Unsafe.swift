@@ -155,6 +155,15 @@ public final class DurableMemory {
     }
   }
 
+  /// Another mapping of the same file, with failures of its own. The file stays open meanwhile.
+  public func mappedAgain() throws(PoolError) -> DurableMemory {
+    let other = try Self.map(descriptor: descriptor, forced: path)
+    #if VOLIP_LAB
+      other.observer = observer
+    #endif
+    return other
+  }
+
   /// Lets a test see what is stored here from now on; ignored where no laboratory is built.
   package func observe(_ observer: (any PersistenceObserver)?) {
     #if VOLIP_LAB

@@ -179,7 +179,7 @@ public final class PoolEngine: @unchecked Sendable {
     } else {
       // A forked child has none of the mappings, and something else may stand there by now.
       _ = Unmanaged.passRetained(file)
-      _ = Unmanaged.passRetained(parts.memory)
+      _ = Unmanaged.passRetained(parts)
       _ = Unmanaged.passRetained(workingCopy)
       _ = commitThreads.map(Unmanaged.passRetained)
       _ = checkpointThread.map(Unmanaged.passRetained)

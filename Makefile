@@ -22,7 +22,8 @@ SWIFT_FILES = $(wildcard Sources Tests Examples Benchmarks/Sources Package.swift
 # The runner's own summary comes last, after what helpers say at their end, and what failed just
 # before it: whoever is shown the end of the output sees why.
 SUMMARY_LAST = awk '/Test run with [0-9]+ test/ {summary = $$0; next} {print; fflush()} \
-  /recorded an issue|^[^[:alnum:]]*↳/ {found = found $$0 "\n"} END {printf "%s%s\n", found, summary}'
+  /recorded an issue/ {found = found $$0 "\n"; more = 1; next} \
+  more && /↳/ {found = found $$0 "\n"; next} {more = 0} END {printf "%s%s\n", found, summary}'
 
 # The system's, where another one in the path has no matplotlib.
 PICTURE_PYTHON = $$(python3 -c 'import matplotlib' 2> /dev/null && echo python3 || \

@@ -62,7 +62,8 @@ func hashmapBenchmark(
   let cases = options.batch.map { WorkloadCase.update(batch: $0) } + (options.mix ? [.mix95] : [])
   let contenders =
     (options.volatile ? [try volatileContender(keyCount)] : [])
-    + (options.dictionary ? [try dictionaryContender(keyCount)] : [])
+    + (options.dictionary
+      ? try [false, true].map { try dictionaryContender(keyCount, checkpointThread: $0) } : [])
     + (options.peers ? try peerContenders(keyCount) : [])
     + (try (options.pools ? configurations : []).map {
       try $0.isGuest ? guestContender(keyCount, $0) : poolContender(keyCount, $0)

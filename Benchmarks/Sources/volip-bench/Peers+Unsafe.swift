@@ -26,8 +26,10 @@ struct DictionaryMap: MeasuredMap {
   func value(of key: UInt64) -> UInt64? { dictionary.value[key] }
 }
 
-func dictionaryContender(_ keyCount: Int) throws -> Contender {
-  let pool = try ScratchPool(byteCount: 1 << 30).open()
+func dictionaryContender(_ keyCount: Int, checkpointThread: Bool) throws -> Contender {
+  var configuration = PoolConfiguration.plain
+  configuration.checkpointThread = checkpointThread
+  let pool = try ScratchPool(byteCount: 1 << 30).open(configuration)
   let dictionary = try pool.section { section in
     try pool.root("map", in: &section) { section in
       try PersistentDictionary<UInt64, UInt64>(minimumCapacity: keyCount, in: &section)
@@ -38,7 +40,8 @@ func dictionaryContender(_ keyCount: Int) throws -> Contender {
       try dictionary.value.updateValue(index, forKey: key(index), in: &section)
     }
   }
-  return contender("dictionary", DictionaryMap(pool: pool, dictionary: dictionary), keyCount)
+  let name = checkpointThread ? "dictionary, checkpoint thread" : "dictionary"
+  return contender(name, DictionaryMap(pool: pool, dictionary: dictionary), keyCount)
 }
 
 /// A peer in C: draws go through arrays, which costs it 2 ns an update.

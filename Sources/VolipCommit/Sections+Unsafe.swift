@@ -3,6 +3,7 @@
 // SAFETY: what a thread's section names, engine, lane or member of a group, is held until the
 // section has ended: by a retain, or because close waits for it.
 
+import CVolipPersistence
 import CVolipWriteSet
 import Glibc
 import Synchronization
@@ -34,12 +35,15 @@ extension PoolEngine {
 
   /// No thread may end between the arming of a section's pages and the end of its update, nor with
   /// a pool in hand that is half open: it would stay locked.
+  @inline(__always)
   public static func withoutCancellation<Result>(
     _ body: () throws(PoolError) -> Result
   ) throws(PoolError) -> Result {
     let previous = cvw_cancellation_defer()
     defer { cvw_cancellation_restore(previous) }
-    return try FailedPages.noted(body)
+    cvp_media_enter()  // as FailedPages.noted, whose call would be one of four here
+    defer { cvp_media_leave() }
+    return try body()
   }
 
   private static let otherPool = PoolError.invalidArgument(
@@ -218,7 +222,7 @@ extension PoolEngine {
       }
     }
     defer { leaveSection() }
-    try Self.withoutCancellation(endSection)
+    try Self.withoutCancellation { () throws(PoolError) in try endSection() }
   }
 
   /// The thread's section is over, and with it its hold on the pool.
@@ -387,7 +391,7 @@ extension PoolEngine {
       }
     }
     defer { leaveSection() }
-    try Self.withoutCancellation(endWithoutCommit)
+    try Self.withoutCancellation { () throws(PoolError) in try endWithoutCommit() }
   }
 
   private func doom(_ member: GroupMember) {

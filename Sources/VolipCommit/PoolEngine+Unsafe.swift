@@ -32,12 +32,14 @@ public struct EngineOptions: Sendable {
   /// For how long `pend` of buffered sections returns without a fence.
   public var bufferedMilliseconds = 10
   /// Threads that share the comparing and copying of a commit of more than 512 pages, the one that
-  /// commits among them; 1 to 64.
+  /// commits among them; 1 to 64. They end with the handle: a process whose own threads have all
+  /// ended lives on with them.
   public var commitThreads = 1
   /// Commits of no more pages are made by one thread: waking others costs more than they save.
   package var pagesAlone = 512
   /// Whether a thread of its own makes checkpoints when the log is half full, beside sections; else
-  /// the section makes one that finds the log full.
+  /// the section makes one that finds the log full. It ends with the handle, or with a `close` that
+  /// fails.
   public var checkpointThread = false
   /// Lanes for concurrent sections, 2 to 14: as many threads have one at a time, others wait.
   public var laneCount = 8

@@ -8,18 +8,19 @@
 
 import CVolipWriteSet
 import Glibc
+import Synchronization
 
 final class CheckpointThread: @unchecked Sendable {
   enum Request { case none, due, stopping }
 
   private let request = Monitor(Request.none)
-  private let thread = Monitor<pthread_t?>(nil)
+  private let thread = Mutex<pthread_t?>(nil)
   private var engine: Unmanaged<PoolEngine>?
 
   func start(_ engine: PoolEngine) throws(PoolError) {
     self.engine = Unmanaged.passUnretained(engine)
     let started = try startThread(self, serve)
-    thread.change { $0 = started }
+    thread.withLock { $0 = started }
   }
 
   /// From a commit, under the gate.
@@ -32,7 +33,7 @@ final class CheckpointThread: @unchecked Sendable {
     let previous = cvw_cancellation_defer()
     defer { cvw_cancellation_restore(previous) }
     request.change { $0 = .stopping }
-    thread.change { thread in
+    thread.withLock { thread in
       guard let started = thread else { return }
       if pthread_equal(started, pthread_self()) != 0 {
         // The last reference to the engine went here.

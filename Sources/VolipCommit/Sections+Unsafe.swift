@@ -3,7 +3,6 @@
 // SAFETY: what a thread's section names, engine, lane or member of a group, is held until the
 // section has ended: by a retain, or because close waits for it.
 
-import CVolipPersistence
 import CVolipWriteSet
 import Glibc
 import Synchronization
@@ -41,9 +40,7 @@ extension PoolEngine {
   ) throws(PoolError) -> Result {
     let previous = cvw_cancellation_defer()
     defer { cvw_cancellation_restore(previous) }
-    cvp_media_enter()  // as FailedPages.noted, whose call would be one of four here
-    defer { cvp_media_leave() }
-    return try body()
+    return try FailedPages.noted(body)
   }
 
   private static let otherPool = PoolError.invalidArgument(

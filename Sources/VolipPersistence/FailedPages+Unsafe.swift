@@ -58,7 +58,7 @@ package final class FailedPages {
   }
 
   /// Runs `body` as work of the library, in which a page that fails is noted.
-  @inline(__always)
+  @inlinable @inline(__always)
   package static func noted<Result, Failure: Error>(
     _ body: () throws(Failure) -> Result
   ) throws(Failure) -> Result {

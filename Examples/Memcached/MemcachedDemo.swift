@@ -82,7 +82,11 @@ struct MemcachedDemo: ParsableCommand {
       let start = now()
       try server.restart()
       restarts.append(now() - start)
-      try checker.check(Client(path: server.socketPath), afterKill: number)
+      do {
+        try checker.check(Client(path: server.socketPath), afterKill: number)
+      } catch let failure as Failure {
+        throw Failure(description: "\(failure) after kill \(number); \(server.end())")
+      }
       if number % 5 == 0 { printProgress(number, checker) }
     }
     report(checker, restarts)

@@ -105,6 +105,12 @@ final class Server {
     return true
   }
 
+  /// How a server ended that nobody killed, for people.
+  func end() -> String {
+    let status = (try? waitForEnd(secondsMax: 2)).map { "wait status \($0)" } ?? "it still runs"
+    return "\(status); \(logText())"
+  }
+
   func logText() -> String { "its log: " + ((try? readText(log)) ?? "") }
 
   private func waitForEnd(secondsMax: Int) throws -> Int32 {

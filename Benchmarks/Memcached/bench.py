@@ -41,7 +41,7 @@ class Server:
         if os.getuid() == 0:
             command += ["-u", "root"]
         if system != "native":
-            command += ["-e", f"{self.folder}/cache"]
+            command += ["-e", f"{self.folder}/cache", "-o", "no_lru_crawler"]
         self.is_wrapped = system in ("host", "guest")
         if self.is_wrapped:
             run = [f"{options.build}/volip", "run", "--pmap", f"{self.folder}/cache"]

@@ -94,7 +94,8 @@ def recovery(options):
         print(f"{place} restart_ms {statistics.median(times):.0f} of {times}", flush=True)
         server.stdin.close()
         server.wait()
-    cache = ["memcached", "-s", f"{folder}/socket", "-e", f"{folder}/cache", "-m", "1024"]
+    cache = ["memcached", "-s", f"{folder}/socket", "-e", f"{folder}/cache", "-m", "1024",
+             "-o", "no_lru_crawler"]
     cache += ["-u", "root"] * (os.getuid() == 0)
     times = []
     for number in range(options.rounds + 1):

@@ -8,6 +8,9 @@
 //   Kcurrent_cas    above every number that was given out
 //   Kstop_time      a second ago at least: a clock that stood still is refused
 //   Kcurrent_time   what the server's clock would have been
+//
+// Its LRU crawler sleeps while items of its own, in private memory, are in the lists of the file:
+// what is committed then cannot be read by another process. So there is none.
 
 import Glibc
 import VolipWrap
@@ -73,6 +76,7 @@ final class Server {
   private func launch() throws {
     unlink(socketPath)
     var arguments = ["-s", socketPath, "-e", file, "-m", "\(megabytes)", "-t", "\(threads)"]
+    arguments += ["-o", "no_lru_crawler"]
     if getuid() == 0 { arguments += ["-u", "root"] }
     let command = ["volip", "run"] + runOptions + ["--", "memcached"] + arguments
     process = try spawn(volipPath(), command, output: log)

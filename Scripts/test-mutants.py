@@ -39,7 +39,6 @@ TESTS = {
     "laneLsnCheck": "aRecordThatTheSuperblockSaysIsAppliedIsNotReplayed",
     "laneRestoreWait": "aRollbackWaitsForRecordsThatWereDrawnBefore",
     "laneGate": "anExclusiveSectionWaitsForAConcurrentOne",
-    "laneTail": "aSectionTooLargeForItsLaneIsRolledBack",
     "laneGap": "lanesGoRoundWithGaps",
     "laneRestoreCut": "aRollbackNeverBringsBackWhatIsOlderThanAnAcknowledgedSection",
     "laneStopped": "aSectionThatWaitedForALaneThatFailedIsRefused",

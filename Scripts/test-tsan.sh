@@ -10,5 +10,5 @@ TSAN_OPTIONS+=:halt_on_error=1:exitcode=66:handle_segv=0:handle_sigbus=0
 export SWIFT_BACKTRACE=enable=no
 exec ${SWIFT:-swift} test --sanitize thread --scratch-path .build/tsan --disable-xctest \
   --filter 'VolipPersistenceTests|VolipPoolTests|VolipWriteSetTests|VolipHeapTests' \
-  --filter 'sectionsOfTwoThreads|threadsThatEnd|aThreadThat' \
-  --filter 'CommitThreadsTests|CheckpointThreadTests|LaneTests|GroupTests'
+  --filter 'VolipCommitTests.*(sectionsOfTwoThreads|threadsThatEnd|aThreadThat)' \
+  --filter 'VolipCommitTests.(CommitThreadsTests|CheckpointThreadTests|LaneTests|GroupTests)'

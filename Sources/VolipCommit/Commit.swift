@@ -36,6 +36,7 @@ extension PoolEngine {
         record, to: parts.memory, imageOffset: parts.imageOffset, threads: threads(for: parts))
     }
     pass(.updated)
+    if !parts.memory.failedPages.isEmpty { noteLostPages(parts) }
     if !parts.lostPages.isEmpty { try rebuildImage(parts) }
     if let checkpointThread, beside == nil, parts.redoLog.isHalfFull { checkpointThread.wake() }
   }

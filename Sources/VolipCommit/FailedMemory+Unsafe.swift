@@ -44,6 +44,15 @@ extension PoolEngine {
     throw .unreadable(fileOffset: UInt64(offset))
   }
 
+  /// Failures in the update: of the pages of this section, which memory has. Where the log failed
+  /// the next section says so.
+  func noteLostPages(_ parts: EngineParts) {
+    let (failed, imageOffset) = (parts.memory.failedPages, parts.imageOffset)
+    guard !failed.isOverfull, failed.offsets.allSatisfy({ $0 >= imageOffset }) else { return }
+    parts.lostPages += failed.offsets.map { ($0 - imageOffset) / DurableMemory.pageBytes }
+    failed.removeAll()
+  }
+
   /// After the update: the section's own pages are what the image has to be.
   func rebuildImage(_ parts: EngineParts) throws(PoolError) {
     let pageBytes = DurableMemory.pageBytes

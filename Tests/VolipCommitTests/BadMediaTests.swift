@@ -178,9 +178,10 @@ import Testing
   }
 
   /// A section that wrote nothing took the failure that an update had met for answered, and the
-  /// checkpoint made zeros durable that stood in for the page.
-  @Test(.enabled(if: canPoison && PersistenceLaboratory.isBuilt))
-  func aPageThatFailsUnderAnUpdateIsRebuiltByASectionThatWritesNothing() throws {
+  /// checkpoint made zeros durable that stood in for the page. And where the next pstart looked for
+  /// stray writes, after a page fault of its thread, it met the failure and poisoned the handle.
+  @Test(.enabled(if: canPoison && PersistenceLaboratory.isBuilt), arguments: [false, true])
+  func aPageThatFailsUnderAnUpdateIsRebuilt(_ isLookedAtFirst: Bool) throws {
     var generator = SeededGenerator.forTest("rebuilt later")
     let pool = try makePool(using: &generator)
     let offset = Int(pool.engine.superblock.geometry.imageOffset) + 3 * 4096
@@ -190,11 +191,19 @@ import Testing
     KillPoint.pause(at: .logged) { _ = cts_poison(image) }
     let expected = pool.current
     try pool.engine.closeSection()
+    if isLookedAtFirst { faultOnce() }
     try pool.engine.openSection()
     try pool.engine.closeSection()
     try pool.engine.checkpointNow()
     let recovered = try RecoveredImage(contents(of: pool), in: pool.directory)
     #expect(recovered.bytes == expected)
+  }
+
+  /// A page fault of this thread.
+  private func faultOnce() {
+    let page = mmap(nil, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)!
+    page.storeBytes(of: 1, as: UInt8.self)
+    munmap(page, 4096)
   }
 
   /// Had the machine stopped before the page was rebuilt, recovery would do it.

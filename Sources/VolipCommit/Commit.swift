@@ -36,7 +36,8 @@ extension PoolEngine {
         record, to: parts.memory, imageOffset: parts.imageOffset, threads: threads(for: parts))
     }
     pass(.updated)
-    if !parts.memory.failedPages.isEmpty { noteLostPages(parts) }
+    // Where the log failed, too, the next section says so.
+    if !parts.memory.failedPages.isEmpty { _ = noteLostPages(parts) }
     if !parts.lostPages.isEmpty { try rebuildImage(parts) }
     if let checkpointThread, beside == nil, parts.redoLog.isHalfFull { checkpointThread.wake() }
   }

@@ -15,19 +15,16 @@ extension PoolEngine {
 
   /// Failures in the comparison of a commit.
   func answerFailures(_ parts: EngineParts) throws(PoolError) {
-    let (failed, imageOffset) = (parts.memory.failedPages, parts.imageOffset)
     do throws(PoolError) {
       try requireImages(parts)
-      guard !failed.isOverfull, failed.offsets.allSatisfy({ $0 >= imageOffset }) else {
-        throw .unreadable(fileOffset: UInt64(failed.offsets[0]))
+      guard noteLostPages(parts) else {
+        throw .unreadable(fileOffset: UInt64(parts.memory.failedPages.offsets[0]))
       }
     } catch {
       throw poison(error, "the image could not be read")
     }
     // A page that was dropped may have been compared as its image: no page is complete without it.
     let lostMemory = workingCopy.failedPages.offsets.first
-    parts.lostPages = failed.offsets.map { ($0 - imageOffset) / DurableMemory.pageBytes }
-    failed.removeAll()
     if let lostMemory, !isRemoved(.lostMemoryCheck) {
       try rollBack(parts)
       throw .memoryFailed(offset: UInt64(lostMemory))
@@ -44,13 +41,14 @@ extension PoolEngine {
     throw .unreadable(fileOffset: UInt64(offset))
   }
 
-  /// Failures in the update: of the pages of this section, which memory has. Where the log failed
-  /// the next section says so.
-  func noteLostPages(_ parts: EngineParts) {
+  /// Takes failed pages of the image for this section to rebuild: those that its comparison or its
+  /// update met. False, and nothing is taken, where others failed too, or too many to know.
+  func noteLostPages(_ parts: EngineParts) -> Bool {
     let (failed, imageOffset) = (parts.memory.failedPages, parts.imageOffset)
-    guard !failed.isOverfull, failed.offsets.allSatisfy({ $0 >= imageOffset }) else { return }
+    guard !failed.isOverfull, failed.offsets.allSatisfy({ $0 >= imageOffset }) else { return false }
     parts.lostPages += failed.offsets.map { ($0 - imageOffset) / DurableMemory.pageBytes }
     failed.removeAll()
+    return true
   }
 
   /// After the update: the section's own pages are what the image has to be.

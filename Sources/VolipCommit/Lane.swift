@@ -132,15 +132,47 @@ final class Lane: @unchecked Sendable {
     return counters
   }
 
-  /// The durable record at a position, or nil at the end.
-  func record(at position: UInt64, before end: UInt64) throws(PoolError) -> LogRecord? {
+  /// Its durable records that are not free. Under the log lock: so neither head nor tail goes more
+  /// than a lap on, and no gap that it needs is overwritten.
+  func records() -> LaneRecords {
+    let end = head.load(ordering: .acquiring)
+    return LaneRecords(
+      log: redoLog.reader(of: memory), position: tail.load(ordering: .relaxed), end: end,
+      applied: applied,
+      gaps: (gapEven.load(ordering: .relaxed), gapOdd.load(ordering: .relaxed)))
+  }
+}
+
+/// A walk through the durable records of a lane.
+struct LaneRecords {
+  private let log: LogReader
+  /// Where it is.
+  private(set) var position: UInt64
+  private let end: UInt64
+  private let applied: UInt64
+  private let gaps: (even: UInt64, odd: UInt64)
+
+  init(
+    log: LogReader, position: UInt64, end: UInt64, applied: UInt64,
+    gaps: (even: UInt64, odd: UInt64)
+  ) {
+    (self.log, self.position, self.end) = (log, position, end)
+    (self.applied, self.gaps) = (applied, gaps)
+  }
+
+  /// Whether the record at its position was applied before the walk.
+  var isApplied: Bool { position < applied }
+
+  /// The record at its position, or nil at the end.
+  func first() throws(PoolError) -> LogRecord? {
     guard position < end else { return nil }
-    let isEven = position / redoLog.bytes % 2 == 0
-    let gap = isEven ? gapEven.load(ordering: .relaxed) : gapOdd.load(ordering: .relaxed)
-    let start = position == gap ? redoLog.region.lap(after: position) : position
-    guard let record = redoLog.liveRecord(at: start) else {
-      throw .unreadable(fileOffset: UInt64(redoLog.region.start(of: start)))
+    let gap = position / log.region.bytes % 2 == 0 ? gaps.even : gaps.odd
+    let start = position == gap ? log.region.lap(after: position) : position
+    guard let record = log.record(at: start) else {
+      throw .unreadable(fileOffset: UInt64(log.region.start(of: start)))
     }
     return record
   }
+
+  mutating func remove(_ record: LogRecord) { position = record.header.end }
 }

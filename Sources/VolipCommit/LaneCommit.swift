@@ -92,11 +92,17 @@ extension PoolEngine {
 
   /// Applies to the image what is durable. Under the log lock.
   private func applyLanes() throws(PoolError) {
-    let (memory, imageOffset) = (parts.memory, parts.imageOffset)
-    let ends = try lanes.forEachRecord(before: lanes.cut()) { record, isApplied in
-      if !isApplied { updateAnnounced(record, to: memory, imageOffset: imageOffset) }
-    }
+    let ends = try lanes.forEachBatch(before: lanes.cut()) { apply($0) }
     for lane in lanes.all { lane.applied = max(lane.applied, ends[lane.index]) }
+  }
+
+  /// The update of those that were not applied before.
+  private func apply(_ batch: [LaneRecord]) {
+    let (memory, imageOffset) = (parts.memory, parts.imageOffset)
+    for next in batch where !next.isApplied { next.record.prefetchImage(memory, imageOffset) }
+    for next in batch where !next.isApplied {
+      updateAnnounced(next.record, to: memory, imageOffset: imageOffset)
+    }
   }
 
   // MARK: Checkpoint
@@ -153,11 +159,11 @@ extension PoolEngine {
   private func applyAndFlushLanes() throws(PoolError) -> (cut: UInt64, ends: [UInt64]) {
     let (memory, imageOffset) = (parts.memory, parts.imageOffset)
     let cut = lanes.cut()
-    let ends = try lanes.forEachRecord(before: cut) { record, isApplied in
-      if !isApplied { updateAnnounced(record, to: memory, imageOffset: imageOffset) }
-      if !isRemoved(.laneCheckpointFlush) {
-        flush(record, in: memory, imageOffset: imageOffset)
-      }
+    let ends = try lanes.forEachBatch(before: cut) { batch in
+      apply(batch)
+      guard !isRemoved(.laneCheckpointFlush) else { return }
+      // Behind the stores of all: an atomic change of memory waits for what is being written back.
+      for next in batch { flush(next.record, in: memory, imageOffset: imageOffset) }
     }
     if !isRemoved(.laneCheckpointFence) { try memory.fence() }
     pass(.checkpointFlushed)

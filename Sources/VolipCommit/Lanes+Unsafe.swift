@@ -121,29 +121,19 @@ final class Lanes: @unchecked Sendable {
     if !isRemoved(.laneRestoreCut) { lastCut = max(lastCut, drawn) }
   }
 
-  /// Calls `body` for each record before `cut` that is not free, in the order of stamps, and
-  /// whether it was applied before. Returns where the walk ended in each lane. Under the log lock.
-  func forEachRecord(
-    before cut: UInt64, _ body: (LogRecord, _ isApplied: Bool) -> Void
+  /// Calls `body` for the records before `cut` that are not free, in the order of stamps, some at a
+  /// time. Returns where the walk ended in each lane. Under the log lock.
+  func forEachBatch(
+    before cut: UInt64, _ body: ([LaneRecord]) -> Void
   ) throws(PoolError) -> [UInt64] {
-    let heads = all.map { $0.head.load(ordering: .acquiring) }
-    var positions = all.map { $0.tail.load(ordering: .relaxed) }
-    var next: [LogRecord?] = []
-    for lane in all {
-      next.append(try lane.record(at: positions[lane.index], before: heads[lane.index]))
-    }
-    while true {
-      var (first, lsn) = (-1, cut)
-      for index in 0..<next.count {
-        if let record = next[index], record.header.lsn < lsn {
-          (first, lsn) = (index, record.header.lsn)
-        }
-      }
-      guard first >= 0, let record = next[first] else { return positions }
-      body(record, positions[first] < all[first].applied)
-      positions[first] = record.header.end
-      next[first] = try all[first].record(at: positions[first], before: heads[first])
-    }
+    var walk = try LaneWalk(all, before: cut)
+    var batch: [LaneRecord] = []
+    repeat {
+      batch.removeAll(keepingCapacity: true)
+      while batch.count < RedoLog.recordsAhead, let next = try walk.next() { batch.append(next) }
+      body(batch)
+    } while !batch.isEmpty
+    return walk.positions
   }
 
   /// Empty, in the regions that the superblock describes. Gate closed, no section open.
@@ -151,5 +141,44 @@ final class Lanes: @unchecked Sendable {
     for lane in all { lane.restart(superblock, superblock.laneRegion(lane.index, of: table)) }
     nextLsn.store(superblock.appliedLsn + 1, ordering: .relaxed)
     lastCut = 0
+  }
+}
+
+/// A durable record of a lane.
+struct LaneRecord {
+  let record: LogRecord
+  /// Whether an earlier walk has applied it.
+  let isApplied: Bool
+}
+
+/// A walk through the records of all lanes, in the order of their stamps. Under the log lock.
+private struct LaneWalk {
+  private var lanes: [(records: LaneRecords, first: LogRecord?)]
+  private let cut: UInt64
+
+  init(_ lanes: [Lane], before cut: UInt64) throws(PoolError) {
+    self.cut = cut
+    self.lanes = lanes.map { ($0.records(), nil) }
+    for index in lanes.indices { try read(index) }
+  }
+
+  /// Where it is in each lane.
+  var positions: [UInt64] { lanes.map(\.records.position) }
+
+  private mutating func read(_ index: Int) throws(PoolError) {
+    lanes[index].first = try lanes[index].records.first()
+  }
+
+  mutating func next() throws(PoolError) -> LaneRecord? {
+    var (next, lsn) = (-1, cut)
+    for index in lanes.indices {
+      guard let first = lanes[index].first, first.header.lsn < lsn else { continue }
+      (next, lsn) = (index, first.header.lsn)
+    }
+    guard next >= 0, let record = lanes[next].first else { return nil }
+    let isApplied = lanes[next].records.isApplied
+    lanes[next].records.remove(record)
+    try read(next)
+    return LaneRecord(record: record, isApplied: isApplied)
   }
 }

@@ -324,13 +324,15 @@ final class RedoLog {
 
   /// The same through another mapping of the file.
   func liveRecord(at position: UInt64, in memory: DurableMemory) -> LogRecord? {
-    let start = UnsafeRawPointer(memory.address(region.start(of: position)))
-    let decoded = RecordHeader.decode(from: start, at: position, generation: generation)
-    guard let (header, _) = decoded, header.position == position else {
-      precondition(!memory.failedPages.isEmpty, "a live record of the log was overwritten")
-      return nil
-    }
-    return LogRecord(header: header, start: start)
+    let record = reader(of: memory).record(at: position)
+    precondition(
+      record != nil || !memory.failedPages.isEmpty, "a live record of the log was overwritten")
+    return record
+  }
+
+  /// For walks through the live records, while the log stays where it is.
+  func reader(of memory: DurableMemory) -> LogReader {
+    LogReader(base: UnsafeRawPointer(memory.base), region: region, generation: generation)
   }
 
   /// Whether live records have announced writes that are not in the image yet.
@@ -357,7 +359,7 @@ final class RedoLog {
   }
 
   /// As many lines as a core has under way.
-  private static let recordsAhead = 24
+  static let recordsAhead = 24
 
   /// Whether less than half of the log is free.
   var isHalfFull: Bool { head - tail > bytes / 2 }
@@ -376,5 +378,22 @@ final class RedoLog {
     tail = head
     livePositions.removeAll(keepingCapacity: true)
     updatedCount = 0
+  }
+}
+
+/// Reads live records. Without objects: counting references is an atomic change of memory, which
+/// waits for every line whose write-back was begun.
+struct LogReader {
+  // SAFETY: the mapping of the file, which holds the region, and outlives the reader.
+  let base: UnsafeRawPointer
+  let region: LogRegion
+  let generation: UInt64
+
+  /// The record at a position, or nil where its page failed.
+  func record(at position: UInt64) -> LogRecord? {
+    let start = base + region.start(of: position)
+    let decoded = RecordHeader.decode(from: start, at: position, generation: generation)
+    guard let (header, _) = decoded, header.position == position else { return nil }
+    return LogRecord(header: header, start: start)
   }
 }

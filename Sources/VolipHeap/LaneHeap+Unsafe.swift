@@ -48,21 +48,21 @@ extension AnnouncedHeap {
   /// header, bitmap, list, page entries), and the smallest log has 64 KiB.
   static let deferredPerSection = 256
 
-  /// Opens a section and returns the heap for it: of its lane, with room for ordinary sections, or
-  /// this one.
+  /// Opens a section and returns the heap for it, which the pool holds: of its lane, with room for
+  /// ordinary sections, or this one.
   ///
   /// - Throws: what `openSection` throws.
   @inline(__always)
-  public func openSection(_ kind: SectionKind) throws(PoolError) -> AnnouncedHeap {
+  public func openSection(_ kind: SectionKind) throws(PoolError) -> Unmanaged<AnnouncedHeap> {
     try engine.openSection(kind)
     if let index = engine.laneIndex {
       let own = lanes[index]
       if own.lane!.sectionsUntilLook > 0 {
         own.lane!.sectionsUntilLook -= 1
-        return own
+        return .passUnretained(own)
       }
     }
-    return try openSlowly(kind)
+    return .passUnretained(try openSlowly(kind))
   }
 
   @inline(never)

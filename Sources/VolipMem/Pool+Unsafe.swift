@@ -289,19 +289,21 @@ public final class Pool: @unchecked Sendable {
 ///
 /// It cannot be copied or kept: it lives as long as the body of ``Pool/section(_:)``.
 public struct Section: ~Copyable {
-  /// The pool whose section it is.
-  public let pool: Pool
+  // SAFETY: whoever runs the body of a section holds the pool, and the pool its heap, which has
+  // those of the lanes. Counting references would cost more than an allocation.
+  private let heldPool: Unmanaged<Pool>
   @usableFromInline let announced: AnnouncedWrites
-  /// Where it allocates announced memory, of its lane if it has one. The pool's: counting
-  /// references would cost more than an allocation.
+  /// Where it allocates announced memory, of its lane if it has one.
   @usableFromInline let heap: Unmanaged<AnnouncedHeap>
 
-  init(_ pool: Pool, _ announced: AnnouncedWrites, _ heap: AnnouncedHeap) {
-    self.pool = pool
+  init(_ pool: Pool, _ announced: AnnouncedWrites, _ heap: Unmanaged<AnnouncedHeap>) {
+    heldPool = .passUnretained(pool)
     self.announced = announced
-    // SAFETY: the section holds the pool, and the pool its heap, which has those of the lanes.
-    self.heap = .passUnretained(heap)
+    self.heap = heap
   }
+
+  /// The pool whose section it is.
+  public var pool: Pool { heldPool.takeUnretainedValue() }
 
   /// After `pend` or `pabort` in the middle of a body the token is nobody's: what it says would be
   /// said in another thread's section.

@@ -5,19 +5,36 @@
 
 import CVolipPersistence
 
-package final class FailedPages {
-  // SAFETY: the slot lives as long as the process; ours until `stop`.
-  private let media: OpaquePointer
+/// Failed pages of one mapping. For the library's own modules: what is `package` is called, with
+/// metadata, where each section wants it inlined.
+public final class FailedPages {
+  // SAFETY: the slot lives as long as the process; ours until `stop` or `watchInstead`.
+  @exclusivity(unchecked) private var media: OpaquePointer
   @exclusivity(unchecked) private var isWatched = true
 
   /// Watches whole pages of a mapping.
   package init(
     _ kind: cvp_media_kind, _ base: UnsafeMutableRawPointer, byteCount: Int
   ) throws(PoolError) {
+    media = try Self.watch(kind, base, byteCount)
+  }
+
+  /// Watches pages of another mapping from here on, and forgets what was noted of the first one.
+  package func watchInstead(
+    _ kind: cvp_media_kind, _ base: UnsafeMutableRawPointer, byteCount: Int
+  ) throws(PoolError) {
+    let watched = try Self.watch(kind, base, byteCount)
+    stop()
+    (media, isWatched) = (watched, true)
+  }
+
+  private static func watch(
+    _ kind: cvp_media_kind, _ base: UnsafeMutableRawPointer, _ byteCount: Int
+  ) throws(PoolError) -> OpaquePointer {
     guard let watched = cvp_media_watch(kind, base, byteCount) else {
       throw .system(operation: "watch for SIGBUS", errorNumber: 24)  // EMFILE
     }
-    media = watched
+    return watched
   }
 
   deinit { stop() }
@@ -59,7 +76,7 @@ package final class FailedPages {
 
   /// Runs `body` as work of the library, in which a page that fails is noted.
   @inlinable @inline(__always)
-  package static func noted<Result, Failure: Error>(
+  public static func noted<Result, Failure: Error>(
     _ body: () throws(Failure) -> Result
   ) throws(Failure) -> Result {
     cvp_media_enter()

@@ -26,7 +26,7 @@ public final class WorkingCopy {
   /// Pages of announced memory, ascending, which no tracker watches: runs of many pages, and few.
   @exclusivity(unchecked) public private(set) var announcedPages: [Range<Int>] = []
   /// Pages of which what was written is lost; they have been dropped.
-  @exclusivity(unchecked) package private(set) var failedPages: FailedPages
+  package let failedPages: FailedPages
   static let pageBytes = DurableMemory.pageBytes
 
   private init(base: UnsafeMutableRawPointer, pageCount: Int) throws(PoolError) {
@@ -130,9 +130,8 @@ public final class WorkingCopy {
       try Self.mapFixed(
         descriptor, address: geometry.baseAddress, fileOffset: geometry.imageOffset,
         byteCount: geometry.imageBytes, replacing: true)
-      let grown = try FailedPages(CVP_MEDIA_PRIVATE, base, byteCount: Int(geometry.imageBytes))
-      failedPages.stop()
-      failedPages = grown
+      try failedPages.watchInstead(
+        CVP_MEDIA_PRIVATE, base, byteCount: Int(geometry.imageBytes))
     } catch {
       munmap(base + oldBytes, Int(geometry.imageBytes) - oldBytes)
       throw error

@@ -119,15 +119,20 @@ extension PoolEngine {
     try Self.withoutCancellation(leaveLanes)
   }
 
+  @inline(__always)
+  private func takeFreeLane() -> Lane? {
+    let section = cvw_thread_section()!
+    guard let lane = lanes.take(hint: Int(section.pointee.lane_hint)) else { return nil }
+    section.pointee.lane_hint = UInt32(lane.index)
+    return lane
+  }
+
   /// A lane for this thread, when the gate is open and there is one.
   func takeLane() throws(PoolError) -> Lane {
-    let section = cvw_thread_section()!
+    if let lane = takeFreeLane() { return lane }
     var watch = DeadlockWatch()
     while true {
-      if let lane = lanes.take(hint: Int(section.pointee.lane_hint)) {
-        section.pointee.lane_hint = UInt32(lane.index)
-        return lane
-      }
+      if let lane = takeFreeLane() { return lane }
       if !lanes.isClosed.load(ordering: .acquiring) {
         // More threads than lanes.
         if watch.rest() {

@@ -16,9 +16,16 @@
 
 import Synchronization
 
+/// Keeps what one thread changes all the time off the line of the cache, and off what the hardware
+/// fetches with it, of what another one changes or reads.
+package struct LinePadding {
+  private let words = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+  package init() {}
+}
+
 final class Lane: @unchecked Sendable {
-  /// No two lanes share a line of the cache, nor what the hardware fetches with it.
-  private let paddingBefore = Padding()
+  private let paddingBefore = LinePadding()
   let index: Int
   let announced: AnnouncedWrites
   @exclusivity(unchecked) private(set) var memory: DurableMemory
@@ -27,6 +34,8 @@ final class Lane: @unchecked Sendable {
   let noLines: WriteSet
   @exclusivity(unchecked) var applied: UInt64 = 0
   @exclusivity(unchecked) var isDoomed = false
+  /// Where its owner thinks of a checkpoint again.
+  @exclusivity(unchecked) private var checkpointPosition: UInt64 = 0
 
   let isTaken = Atomic(false)
   let pendingLsn = Atomic(UInt64.max)
@@ -41,11 +50,7 @@ final class Lane: @unchecked Sendable {
   let rolledBack = Atomic(0)
   private let fences = Atomic(0)
   private let storedBytes = Atomic(0)
-  private let paddingAfter = Padding()
-
-  private struct Padding {
-    let words = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-  }
+  private let paddingAfter = LinePadding()
 
   init(
     index: Int, _ superblock: Superblock, _ memory: DurableMemory, announced: AnnouncedWrites,
@@ -70,6 +75,7 @@ final class Lane: @unchecked Sendable {
   /// Empty, as the superblock describes it by now. Nobody has it.
   func restart(_ superblock: Superblock, _ region: LogRegion) {
     redoLog.restart(superblock, region)
+    checkpointPosition = 0
     gapEven.store(.max, ordering: .relaxed)
     gapOdd.store(.max, ordering: .relaxed)
     moveEmpty(to: region.tail)
@@ -89,6 +95,17 @@ final class Lane: @unchecked Sendable {
   func beginSection() {
     isDoomed = false
     announced.begin(number: 1 << 63 | UInt64(index) << 56 | (redoLog.lastLsn + 1))
+  }
+
+  /// A checkpoint of another thread may have moved it.
+  func readTail() { redoLog.tail = tail.load(ordering: .acquiring) }
+
+  /// Whether it is half full; true again when a sixteenth of it was written since.
+  func isDueForCheckpoint() -> Bool {
+    readTail()
+    guard redoLog.isHalfFull, redoLog.head >= checkpointPosition else { return false }
+    checkpointPosition = redoLog.head + redoLog.bytes / 16
+    return true
   }
 
   /// Draws the stamp of a record: the order in which records of all lanes apply. The application's

@@ -23,6 +23,8 @@ extension PoolEngine {
   /// Room in the lane. What is staged here is what is sealed and stored (rule 4).
   private func reserve(_ lane: Lane) throws(PoolError) -> UInt64 {
     do throws(PoolError) {
+      // Not when it is full: lanes fill alike, and all but one would wait.
+      if lane.isDueForCheckpoint() { try checkpointLanes(evenWaiting: false) }
       if let position = place(lane) { return position }
       let needed = UInt64(lane.redoLog.recordBytes(lane.noLines))
       guard needed <= lane.redoLog.bytes else {
@@ -41,7 +43,7 @@ extension PoolEngine {
   }
 
   private func place(_ lane: Lane) -> UInt64? {
-    lane.redoLog.tail = lane.tail.load(ordering: .acquiring)
+    lane.readTail()
     return lane.redoLog.place(lane.noLines, lane.announced)
   }
 
@@ -109,11 +111,15 @@ extension PoolEngine {
 
   /// Frees the space of what is durable in the lanes.
   ///
-  /// - Parameter starved: a lane of the calling thread whose record has no room: an empty one goes
-  ///   on at the next lap, where it has all of it.
-  func checkpointLanes(makingRoomIn starved: Lane? = nil) throws(PoolError) {
+  /// - Parameters:
+  ///   - starved: a lane of the calling thread whose record has no room: an empty one goes on at
+  ///     the next lap, where it has all of it.
+  ///   - evenWaiting: else nothing is done while another thread does something about the log.
+  func checkpointLanes(
+    makingRoomIn starved: Lane? = nil, evenWaiting: Bool = true
+  ) throws(PoolError) {
     do throws(PoolError) {
-      try lanes.withLog { () throws(PoolError) in
+      try lanes.withLog(evenWaiting: evenWaiting) { () throws(PoolError) in
         guard !isStopped.load(ordering: .relaxed) else { throw stopped }
         try checkpointLanesLocked(starved)
       }

@@ -20,8 +20,6 @@ final class Lanes: @unchecked Sendable {
   let all: [Lane]
   /// Lanes that sections take.
   @exclusivity(unchecked) var sectionCount = 0
-  /// The next stamp.
-  let nextLsn = Atomic<UInt64>(1)
   /// Whether no lane may be taken: always but while the log is divided and the gate open.
   let isClosed = Atomic(true)
   /// Whether the log is divided. Under the gate.
@@ -29,6 +27,10 @@ final class Lanes: @unchecked Sendable {
   /// Under the log lock: the last cut.
   @exclusivity(unchecked) private var lastCut: UInt64 = 0
   private let logLock: UnsafeMutablePointer<pthread_mutex_t>
+  private let paddingBefore = LinePadding()
+  /// The next stamp.
+  let nextLsn = Atomic<UInt64>(1)
+  private let paddingAfter = LinePadding()
 
   init(
     count: Int, _ superblock: Superblock, _ memory: DurableMemory, _ workingCopy: WorkingCopy
@@ -52,12 +54,18 @@ final class Lanes: @unchecked Sendable {
   }
 
   /// Runs `body` as the only one who applies records and writes the superblock.
-  func withLog<Result>(
-    _ body: () throws(PoolError) -> Result
-  ) throws(PoolError) -> Result {
-    pthread_mutex_lock(logLock)
+  ///
+  /// - Parameter evenWaiting: else `body` is not run while another one does that.
+  func withLog(
+    evenWaiting: Bool = true, _ body: () throws(PoolError) -> Void
+  ) throws(PoolError) {
+    if evenWaiting {
+      pthread_mutex_lock(logLock)
+    } else if pthread_mutex_trylock(logLock) != 0 {
+      return
+    }
     defer { pthread_mutex_unlock(logLock) }
-    return try body()
+    try body()
   }
 
   // MARK: Taking a lane

@@ -36,6 +36,7 @@ public final class AnnouncedHeap: @unchecked Sendable {
   @exclusivity(unchecked) private(set) var lanes: [AnnouncedHeap] = []
   /// Whether lanes have freed blocks that are not theirs, for the next section that may.
   let hasDeferred = Atomic(false)
+  private let padding = LinePadding()
 
   /// 1 MiB; each arena is twice as large as the one before, up to 1 GiB.
   static let arenaPagesMin = 256

@@ -26,6 +26,7 @@ final class LaneArenas: @unchecked Sendable {
   @exclusivity(unchecked) var refused: (byteCount: Int, availableBytes: UInt64)?
   /// Sections until the lane's room is looked at again.
   @exclusivity(unchecked) var sectionsUntilLook = 0
+  private let padding = LinePadding()
 
   init(_ base: AnnouncedHeap) { self.base = base }
 

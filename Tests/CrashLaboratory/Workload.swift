@@ -40,6 +40,7 @@ public struct Workload: Sendable {
     var other = Workload("\(name), msync", run)
     (other.fileBytes, other.logBytesMax) = (fileBytes, logBytesMax)
     other.path = .msync
+    other.isRetaining = isRetaining
     other.laneCount = laneCount
     other.commitThreads = commitThreads
     return other

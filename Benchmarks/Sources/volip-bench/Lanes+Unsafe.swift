@@ -87,18 +87,22 @@ private func fill(_ pool: Pool, _ thread: Int, _ keyCount: Int) throws {
 
 /// The dictionaries' maps, in sections of a kind.
 private struct LaneMap: MeasuredMap {
-  let pool: Pool
+  // SAFETY: the benchmark holds the pool. Counted at each update its references would be what the
+  // threads share, where a function that has the pool as a parameter counts none.
+  let pool: Unmanaged<Pool>
   let numbers: Ref<Numbers>
   let kind: SectionKind
 
   @inline(__always)
   mutating func update(_ count: Int, _ draw: inout Draw) throws -> Int {
     var missed = 0
-    try pool.section(kind) { section in
-      for _ in 0..<count {
-        let old = try numbers.value.updateValue(
-          draw.nextValue(), forKey: draw.nextKey(), in: &section)
-        if old == nil { missed += 1 }
+    try pool._withUnsafeGuaranteedRef { pool in
+      try pool.section(kind) { section in
+        for _ in 0..<count {
+          let old = try numbers.value.updateValue(
+            draw.nextValue(), forKey: draw.nextKey(), in: &section)
+          if old == nil { missed += 1 }
+        }
       }
     }
     return missed
@@ -118,7 +122,7 @@ private func rate(
       var hasStarted = false
       do {
         let numbers = try pool.root("map \(thread)", of: Numbers.self)!
-        let map = LaneMap(pool: pool, numbers: numbers, kind: each.kind)
+        let map = LaneMap(pool: .passUnretained(pool), numbers: numbers, kind: each.kind)
         var workload = Workload(map, keyCount: keyCount, seed: UInt64(thread) + 0x5EED)
         start.wait()
         hasStarted = true

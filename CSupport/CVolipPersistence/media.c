@@ -27,6 +27,7 @@ struct cvp_media {
   _Atomic(uintptr_t) base;  // 0: the slot is free
   size_t byte_count;
   enum cvp_media_kind kind;
+  _Atomic size_t noting;  // threads between counting a page and saying which it is
   _Atomic size_t failed_count;
   _Atomic size_t hopeless_count;  // private pages without an image
   _Atomic size_t failed[CVP_FAILED_PAGES_MAX];  // bytes from base
@@ -92,9 +93,11 @@ static bool stand_in(struct cvp_media *media, uintptr_t page) {
     if (is_private)
       atomic_fetch_add(&media->hopeless_count, 1);
   }
+  atomic_fetch_add(&media->noting, 1);
   size_t slot = atomic_fetch_add(&media->failed_count, 1);
   if (slot < CVP_FAILED_PAGES_MAX)
     atomic_store(&media->failed[slot], offset);
+  atomic_fetch_sub(&media->noting, 1);
   return true;
 }
 
@@ -174,6 +177,10 @@ void cvp_media_leave(void) {
 
 size_t cvp_media_failed_count(const struct cvp_media *media) {
   return atomic_load_explicit(&media->failed_count, memory_order_relaxed);
+}
+
+bool cvp_media_is_settled(const struct cvp_media *media) {
+  return atomic_load(&media->noting) == 0;
 }
 
 size_t cvp_media_failed(const struct cvp_media *media, size_t index) {

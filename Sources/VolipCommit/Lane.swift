@@ -168,6 +168,8 @@ struct LaneRecords {
   private let end: UInt64
   private let applied: UInt64
   private let gaps: (even: UInt64, odd: UInt64)
+  /// Stamps of a lane ascend.
+  private var lsn: UInt64 = 0
 
   init(
     log: LogReader, position: UInt64, end: UInt64, applied: UInt64,
@@ -185,11 +187,13 @@ struct LaneRecords {
     guard position < end else { return nil }
     let gap = position / log.region.bytes % 2 == 0 ? gaps.even : gaps.odd
     let start = position == gap ? log.region.lap(after: position) : position
-    guard let record = log.record(at: start) else {
+    guard let record = log.record(at: start), record.header.lsn > lsn else {
       throw .unreadable(fileOffset: UInt64(log.region.start(of: start)))
     }
     return record
   }
 
-  mutating func remove(_ record: LogRecord) { position = record.header.end }
+  mutating func remove(_ record: LogRecord) {
+    (position, lsn) = (record.header.end, record.header.lsn)
+  }
 }

@@ -1,4 +1,5 @@
-// LaneCommit: a section of a lane becomes durable alone: no lock, no other thread, one fence.
+// LaneCommit: a section of a lane becomes durable alone: no lock but a checkpoint's, no other
+// thread, one fence.
 //
 //   crash before the fence   no seal, or a torn one: the lane ends before the record
 //   crash after it           the record is replayed in the order of its stamp
@@ -24,14 +25,14 @@ extension PoolEngine {
   private func reserve(_ lane: Lane) throws(PoolError) -> UInt64 {
     do throws(PoolError) {
       // Not when it is full: lanes fill alike, and all but one would wait.
-      if lane.isDueForCheckpoint() { try checkpointLanes(evenWaiting: false) }
+      if lane.isDueForCheckpoint() { try checkpointLanes(for: lane, isFull: false) }
       if let position = place(lane) { return position }
       let needed = UInt64(lane.redoLog.recordBytes(lane.noLines))
       guard needed <= lane.redoLog.bytes else {
         throw .sectionTooLarge(neededBytes: needed, availableBytes: lane.redoLog.bytes)
       }
       while true {
-        try checkpointLanes(makingRoomIn: lane)
+        try checkpointLanes(for: lane, isFull: true)
         if let position = place(lane) { return position }
         // A record of another lane is on its way and holds the cut back.
         sched_yield()
@@ -110,18 +111,29 @@ extension PoolEngine {
   // MARK: Checkpoint
 
   /// Frees the space of what is durable in the lanes.
+  func checkpointLanes() throws(PoolError) {
+    try withLanesLog { () throws(PoolError) in try checkpointLanesLocked(nil) }
+  }
+
+  /// The same for a lane of the calling thread, unless another thread has done it since its owner
+  /// looked.
   ///
-  /// - Parameters:
-  ///   - starved: a lane of the calling thread whose record has no room: an empty one goes on at
-  ///     the next lap, where it has all of it.
-  ///   - evenWaiting: else nothing is done while another thread does something about the log.
-  func checkpointLanes(
-    makingRoomIn starved: Lane? = nil, evenWaiting: Bool = true
+  /// - Parameter isFull: its record has no room. An empty lane goes on at the next lap then, where
+  ///   it has all of it. Else nothing is done while another thread does something about the log.
+  private func checkpointLanes(for lane: Lane, isFull: Bool) throws(PoolError) {
+    try withLanesLog(evenWaiting: isFull) { () throws(PoolError) in
+      guard lane.redoLog.tail == lane.tail.load(ordering: .relaxed) else { return }
+      try checkpointLanesLocked(isFull ? lane : nil)
+    }
+  }
+
+  private func withLanesLog(
+    evenWaiting: Bool = true, _ body: () throws(PoolError) -> Void
   ) throws(PoolError) {
     do throws(PoolError) {
       try lanes.withLog(evenWaiting: evenWaiting) { () throws(PoolError) in
         guard !isStopped.load(ordering: .relaxed) else { throw stopped }
-        try checkpointLanesLocked(starved)
+        try body()
       }
     } catch {
       throw poison(error, "checkpoint not finished")

@@ -9,7 +9,8 @@
 //    Only records before it are applied, in the order of their stamps, by one thread at a time.
 // 2. A lane's space is free when both superblock copies name a tail behind it and an applied lsn
 //    not below its records (rule 2): so no record is ever replayed over a newer one.
-// 3. A commit takes no lock, but where its lane is full.
+// 3. A commit takes no lock but the log lock: where its lane is full, or half full and nobody has
+//    the lock.
 //
 // SAFETY: the mutex is initialized before anybody sees the object, and destroyed with it.
 

@@ -303,7 +303,10 @@ public struct Section: ~Copyable {
   }
 
   /// The pool whose section it is.
-  public var pool: Pool { heldPool.takeUnretainedValue() }
+  public var pool: Pool {
+    requireOpen()
+    return heldPool.takeUnretainedValue()
+  }
 
   /// After `pend` or `pabort` in the middle of a body the token is nobody's: what it says would be
   /// said in another thread's section.

@@ -335,19 +335,18 @@ public final class DurableMemory {
 
   /// What was stored to a failed page is not in the file, and what was read from it is not data.
   package func requireWhole() throws(PoolError) {
-    guard failedPages.isEmpty else {
-      throw .unreadable(fileOffset: UInt64(failedPages.offsets[0]))
-    }
+    // None where another thread has rebuilt it between the two.
+    guard !failedPages.isEmpty, let offset = failedPages.offsets.first else { return }
+    throw .unreadable(fileOffset: UInt64(offset))
   }
 
   /// Rebuilds the failed pages of a range, and takes them from the list.
   package func rebuildFailed(in range: Range<Int>) throws(PoolError) {
     guard !failedPages.isEmpty else { return }
     let count = failedPages.count
+    guard !failedPages.isOverfull else { return try requireWhole() }
     let pages = failedPages.offsets
-    guard !failedPages.isOverfull, pages.allSatisfy(range.contains) else {
-      return try requireWhole()
-    }
+    guard pages.allSatisfy(range.contains) else { return try requireWhole() }
     for page in pages { try rebuild(page: page) }
     failedPages.removeAll(ifStill: count)
   }

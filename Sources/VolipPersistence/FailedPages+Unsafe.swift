@@ -55,8 +55,11 @@ public final class FailedPages {
     return Set((0..<count).map { Int(cvp_media_failed(media, $0)) }).sorted()
   }
 
-  /// Whether `offsets` lacks some.
-  package var isOverfull: Bool { cvp_media_failed_count(media) > Int(CVP_FAILED_PAGES_MAX) }
+  /// Whether `offsets` lacks some: of very many, or where another thread is about to note one that
+  /// is counted already.
+  package var isOverfull: Bool {
+    cvp_media_failed_count(media) > Int(CVP_FAILED_PAGES_MAX) || !cvp_media_is_settled(media)
+  }
 
   /// Whether a dropped page could not be read in the file either, so that zeros stand in for it.
   package var isHopeless: Bool { cvp_media_is_hopeless(media) }

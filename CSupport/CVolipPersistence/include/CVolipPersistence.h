@@ -129,6 +129,9 @@ void cvp_media_leave(void);
 /// Pages that failed since the last clear, and where the first CVP_FAILED_PAGES_MAX of them begin,
 /// in bytes from the mapping's base.
 size_t cvp_media_failed_count(const struct cvp_media *media);
+/// Not while a thread has counted a page and not yet said which it is: asked behind the count, it
+/// speaks for all that were counted.
+bool cvp_media_is_settled(const struct cvp_media *media);
 size_t cvp_media_failed(const struct cvp_media *media, size_t index);
 void cvp_media_clear(struct cvp_media *media);
 /// Nothing where there are not `counted` of them any more.

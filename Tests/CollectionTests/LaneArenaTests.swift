@@ -87,21 +87,24 @@ import VolipMem
       .assumingMemoryBound(to: UInt64.self)
     let whole = entry.pointee
     let usable = try arena.usableBytes(address)
-    let rounds = Atomic(0)
+    let half = Atomic(0)
     let isOver = Atomic(false)
-    let changes = BackgroundThread {
+    let completes = BackgroundThread {
+      var completed = 0
       while !isOver.load(ordering: .relaxed) {
-        entry.pointee = whole ^ 1 << 40
-        for _ in 0..<50 { _ = rounds.load(ordering: .relaxed) }
+        sched_yield()
+        guard half.load(ordering: .acquiring) > completed else { continue }
+        completed += 1
         entry.pointee = whole
-        for _ in 0..<50 { rounds.add(1, ordering: .relaxed) }
       }
     }
     defer {
       isOver.store(true, ordering: .relaxed)
-      changes.join()
+      completes.join()
     }
-    while rounds.load(ordering: .relaxed) < 200_000 {
+    for round in 1...200 {
+      entry.pointee = whole ^ 1 << 40
+      half.store(round, ordering: .releasing)
       #expect(try pool.announcedHeap.usableBytesBesideOthers(address) == usable)
     }
   }

@@ -4,8 +4,9 @@
 Usage: ratios.py [--bench PATH] [--turns N]
 
 PersistentDictionary beside libpmemobj's transactions, the collections beside the standard
-library's, and two threads in lanes beside one. Slack: half of what `make bench` has to show (Performance.md), or twice. A ratio that is
-missed is measured again, `turns` times at most; exit status 1 if one is missed every time.
+library's, and two threads in lanes beside one. Slack: half of what `make bench` has to show
+(Performance.md), or twice. A ratio that is missed is measured again, `turns` times at most; exit
+status 1 if one is missed every time.
 """
 
 import argparse

@@ -58,7 +58,8 @@ public final class FailedPages {
   /// Whether `offsets` lacks some: of very many, or where another thread is about to note one that
   /// is counted already.
   package var isOverfull: Bool {
-    cvp_media_failed_count(media) > Int(CVP_FAILED_PAGES_MAX) || !cvp_media_is_settled(media)
+    let count = count
+    return count > Int(CVP_FAILED_PAGES_MAX) || count > 0 && !cvp_media_is_settled(media)
   }
 
   /// Whether a dropped page could not be read in the file either, so that zeros stand in for it.

@@ -174,7 +174,8 @@ static void no_alternate_stack(void) {
 }
 
 // Calls that a signal interrupts. After three of them a thread lets the call end, if it was begun
-// again.
+// again. It wakes the futex as often as it takes and leaves its word alone: a call that begins
+// again after the word was changed would not wait.
 
 static void every(long microseconds) {
   const struct timeval time = {.tv_usec = microseconds};
@@ -184,6 +185,7 @@ static void every(long microseconds) {
 
 static int ends[2];
 static uint32_t word;
+static volatile sig_atomic_t has_ended;
 
 static void *end_later(void *child) {
   sigset_t all;
@@ -191,10 +193,10 @@ static void *end_later(void *child) {
   pthread_sigmask(SIG_BLOCK, &all, NULL);
   while (count < 3)
     usleep(1000);
-  word = 1;
-  syscall(SYS_futex, &word, FUTEX_WAKE, 1, NULL, NULL, 0);
   (void)!write(ends[1], "x", 1);
   kill(*(pid_t *)child, SIGKILL);
+  while (!has_ended && syscall(SYS_futex, &word, FUTEX_WAKE, 1, NULL, NULL, 0) == 0)
+    usleep(1000);
   return NULL;
 }
 
@@ -258,7 +260,7 @@ static void interrupt_calls(int flags) {
   handle_with(SIGALRM, add_one, flags);
   for (size_t i = 0; i < sizeof interrupted_calls / sizeof interrupted_calls[0]; i++) {
     socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
-    word = 0, count = 0;
+    has_ended = 0, count = 0;
     pid_t child = fork();
     if (child == 0)
       for (;;)
@@ -269,6 +271,7 @@ static void interrupt_calls(int flags) {
     setitimer(ITIMER_REAL, &interval, NULL);
     long result = interrupted_calls[i].call();
     int error = result < 0 ? errno : 0;
+    has_ended = 1;
     say("%s: %ld %s\n", interrupted_calls[i].name, result, error ? strerror(error) : "");
     pthread_join(thread, NULL);
     every(0);

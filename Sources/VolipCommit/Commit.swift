@@ -48,8 +48,8 @@ extension PoolEngine {
     guard isTracking else { return parts.writeSet.removeAll() }
     let (tracker, writeSet, retention) = (parts.tracker, parts.writeSet, parts.retention)
     do throws(PoolError) {
-      let waits = tracker.armingHasFixedCost && retention.isOn
-      if retention.isIdle, !waits {
+      let waits = tracker.armsForLessTogether && retention.isOn
+      if retention.isIdle, !waits || tracker.armsForLessWithTake {
         try tracker.takeWrittenAndArm(into: writeSet)
         writeSet.retainNone()
       } else {

@@ -25,7 +25,7 @@ final class AdaptiveTracker: Tracker {
     self.costs = costs
   }
 
-  var armingHasFixedCost: Bool { true }
+  var armsForLessTogether: Bool { true }
   var watched: Int { current.watched }
   /// The tracker at work.
   var choice: TrackerKind { current.kind }

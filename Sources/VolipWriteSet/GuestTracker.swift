@@ -53,7 +53,7 @@ extension GuestTracker {
   }
 
   /// A flush ends it.
-  var armingHasFixedCost: Bool { true }
+  var armsForLessTogether: Bool { true }
 
   func sectionOpened() {}
 

@@ -106,20 +106,23 @@ public final class PageMapScanTracker: Tracker {
   private func take(into writeSet: WriteSet, arming: Bool) throws(PoolError) {
     writeSet.removeAll()
     try workingCopy.forEachTracked(0..<watched) { pages throws(PoolError) in
-      try scan(pages, into: writeSet, arming: arming)
+      try scan(pages, arming: arming) { writeSet.append(page: $0) }
     }
   }
 
+  /// Calls `report` for each page of a range that may be written, in ascending order.
   private func scan(
-    _ pages: Range<Int>, into writeSet: WriteSet, arming: Bool
+    _ pages: Range<Int>, arming: Bool, _ report: (Int) -> Void
   ) throws(PoolError) {
     let range = addresses(pages)
+    // The kernel allocates as many for itself.
+    let capacity = min(pages.count, Self.regionCapacity)
     var next = range.lowerBound
     while next < range.upperBound {
       var walked: UInt64 = 0
       let found = attemptShim("PAGEMAP_SCAN") {
         cvw_scan_written(
-          pageMap, next, range.upperBound, arming, regions, Self.regionCapacity, &walked)
+          pageMap, next, range.upperBound, arming, regions, capacity, &walked)
       }
       guard found >= 0, walked > next else {
         throw .system(operation: "PAGEMAP_SCAN", errorNumber: Int32(max(-found, 0)))
@@ -127,17 +130,26 @@ public final class PageMapScanTracker: Tracker {
       // SAFETY: the kernel filled `found` regions, all inside the range that was asked for.
       for region in UnsafeBufferPointer(start: regions, count: found) {
         let first = pages.lowerBound + Int((region.start - range.lowerBound) / 4096)
-        for page in first..<pages.lowerBound + Int((region.end - range.lowerBound) / 4096) {
-          writeSet.append(page: page)
-        }
+        (first..<pages.lowerBound + Int((region.end - range.lowerBound) / 4096)).forEach(report)
       }
       next = walked
     }
   }
 
+  /// Who writes while a section is collected (in an epoch the kernel may, for a system call) may
+  /// write a page that the take had found armed: what is armed beside the write set joins it.
   public func arm(_ writeSet: WriteSet) throws(PoolError) {
+    var late: [Int] = []
+    var index = 0
     try writeSet.forEachRun(
-      gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }, arm)
+      gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }
+    ) { (run) throws(PoolError) in
+      try scan(run, arming: true) { page in
+        while index < writeSet.pageCount, writeSet.page(index) < page { index += 1 }
+        if index == writeSet.pageCount || writeSet.page(index) != page { late.append(page) }
+      }
+    }
+    writeSet.insert(late)
   }
 
   private func arm(_ pages: Range<Int>) throws(PoolError) {
@@ -147,6 +159,13 @@ public final class PageMapScanTracker: Tracker {
     }
     guard result == 0 else { throw .system(operation: "PAGEMAP_SCAN", errorNumber: Int32(-result)) }
   }
+
+  /// A call for each run of pages: those that wait make longer ones, and what is written again
+  /// meanwhile is armed once.
+  public var armsForLessTogether: Bool { true }
+
+  /// No call but the one that looks.
+  public var armsForLessWithTake: Bool { true }
 
   public func settle(_ writeSet: WriteSet) {
     faultsAtEnd = cvw_page_faults()

@@ -10,9 +10,10 @@
 // the following commit is counted (both armed and retained pages show it). Besides, a retained page
 // is armed when fruitless comparisons since its last change have cost as much as one trap.
 //
-// Where arming costs about the same for one page or many, because a flush of translations ends it,
-// pages that are not worth retaining wait for each other: they stay writable until comparing them
-// has cost as much as the last arming did. So waiting never costs more than it saves twice over.
+// Where pages are armed for less together (a flush of translations ends it, or each run of them
+// takes a call), those that are not worth retaining wait for each other: they stay writable until
+// comparing them has cost as much as the last arming did. So waiting never costs more than it saves
+// twice over.
 //
 // Invariant: retention decides cost, never correctness: an unretained page is armed before it is
 // compared, a retained one is compared in every commit.
@@ -73,8 +74,8 @@ public final class Retention {
 
   public var isOn: Bool { trapTicks > 0 }
 
-  /// For trackers whose arming costs about the same for one page or many: whether it waits. Then
-  /// every page of `writeSet` is retained.
+  /// For trackers that arm pages for less together: whether arming waits. Then every page of
+  /// `writeSet` is retained.
   public func defersArming(_ writeSet: WriteSet) -> Bool {
     var waiting = 0
     for index in 0..<writeSet.pageCount where !writeSet.retained[index] { waiting += 1 }

@@ -64,8 +64,11 @@ public protocol Tracker: AnyObject {
   /// Arms the pages that `writeSet` does not retain. Armed pages may be armed again.
   func arm(_ writeSet: WriteSet) throws(PoolError)
 
-  /// Whether arming costs about the same for one page or many.
-  var armingHasFixedCost: Bool { get }
+  /// Whether pages that wait for each other are armed for less.
+  var armsForLessTogether: Bool { get }
+
+  /// Whether arming costs next to nothing in `takeWrittenAndArm`.
+  var armsForLessWithTake: Bool { get }
 
   /// Called at the end of a section, after the arming that follows a take; the pages that
   /// `writeSet` retains stayed writable.
@@ -82,5 +85,6 @@ public protocol Tracker: AnyObject {
 }
 
 extension Tracker {
-  public var armingHasFixedCost: Bool { false }
+  public var armsForLessTogether: Bool { false }
+  public var armsForLessWithTake: Bool { false }
 }

@@ -34,6 +34,21 @@ public final class WriteSet {
     counts.pages += 1
   }
 
+  /// Adds pages, ascending and none of them there yet, that are not retained. Before `compare`.
+  func insert(_ late: [Int]) {
+    guard !late.isEmpty else { return }
+    var (old, new) = (pageCount, pageCount + late.count)
+    counts.pages = new
+    for page in late.reversed() {
+      while old > 0, pages[old - 1] > page {
+        (old, new) = (old - 1, new - 1)
+        (pages[new], retained[new]) = (pages[old], retained[old])
+      }
+      new -= 1
+      (pages[new], retained[new]) = (UInt32(truncatingIfNeeded: page), false)
+    }
+  }
+
   @inline(__always)
   public func page(_ index: Int) -> Int { Int(pages[index]) }
 

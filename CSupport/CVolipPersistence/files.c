@@ -50,6 +50,18 @@ int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count) {
   return result == 0 ? 0 : -errno;
 }
 
+int cvp_write_zeros(int descriptor, uint64_t offset, uint64_t byte_count) {
+  static const char page[CVP_PAGE_BYTES];
+  for (uint64_t end = offset + byte_count; offset < end;) {
+    ssize_t written = pwrite(descriptor, page, sizeof page, (off_t)offset);
+    if (written == (ssize_t)sizeof page)
+      offset += sizeof page;
+    else if (written >= 0 || errno != EINTR)
+      return written < 0 ? -errno : -ENOSPC;
+  }
+  return 0;
+}
+
 int cvp_is_on_tmpfs(int descriptor) {
   struct statfs status;
   return fstatfs(descriptor, &status) == 0 && status.f_type == TMPFS_MAGIC;

@@ -46,18 +46,23 @@ extension PoolEngine {
     var bytes = next.geometry.logBytes
     while bytes < recordBytes { bytes *= 2 }
     bytes = min(bytes, next.geometry.logBytesMax)
-    if bytes > next.geometry.logBytes {
-      let offset = next.geometry.logOffset
-      try file.allocate(offset + next.geometry.logBytes..<offset + bytes)
-      try file.sync()
-      next.geometry.logBytes = bytes
-      pass(.logGrown)
-    }
+    if bytes > next.geometry.logBytes { try growLog(to: bytes, in: &next) }
     // Positions stand for other places in a log of another size: go on at the start of a lap.
     next.logTail =
       isRemoved(.lapOnRestart) ? redoLog.head : (redoLog.head + bytes - 1) / bytes * bytes
     try writeBack(next, through: parts.memory)
     redoLog.restart(file.superblock, file.superblock.logRegion)
+  }
+
+  /// Gives the log in a superblock to come more bytes, in which nothing is yet.
+  func growLog(to bytes: UInt64, in next: inout Superblock) throws(PoolError) {
+    let offset = next.geometry.logOffset
+    let added = offset + next.geometry.logBytes..<offset + bytes
+    try file.allocate(added)
+    if parts.memory.path == .msync { try file.writeZeros(added) }
+    try file.sync()
+    next.geometry.logBytes = bytes
+    pass(.logGrown)
   }
 
   /// Makes the pool larger (rule 20). The image grows at the end of the file; nothing refers to the

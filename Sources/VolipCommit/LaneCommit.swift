@@ -219,16 +219,11 @@ extension PoolEngine {
     let wanted = min(geometry.logBytesMax, Self.laneBytesWanted * UInt64(lanes.all.count))
     guard wanted > geometry.logBytes else { return }
     do throws(PoolError) {
-      try file.allocate(
-        geometry.logOffset + geometry.logBytes..<geometry.logOffset + wanted)
-      try file.sync()
+      try growLog(to: wanted, in: &next)
     } catch {
       // Lanes of the log as it is will do.
       guard case .diskFull = error else { throw error }
-      return
     }
-    next.geometry.logBytes = wanted
-    pass(.logGrown)
   }
 
   /// Makes the log one again, everything in the image. Gate closed, no section open.

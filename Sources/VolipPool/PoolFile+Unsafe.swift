@@ -397,6 +397,17 @@ public final class PoolFile {
     }
   }
 
+  /// Writes zeroes to whole pages in which nothing is yet. What `allocate` leaves unwritten takes
+  /// the file system's journal along when it is first flushed.
+  public func writeZeros(_ range: Range<UInt64>) throws(PoolError) {
+    let result = attemptShim("pwrite") {
+      Int(cvp_write_zeros(descriptor, range.lowerBound, UInt64(range.count)))
+    }
+    guard result == 0 else {
+      throw Self.spaceError("pwrite", Int32(-result), path, bytes: UInt64(range.count))
+    }
+  }
+
   /// What a call that makes a file longer or fuller failed of.
   static func spaceError(
     _ operation: String, _ errorNumber: Int32, _ path: String, bytes: UInt64

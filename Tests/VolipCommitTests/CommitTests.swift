@@ -119,6 +119,21 @@ import Testing
     }
     #expect(pool.engine.superblock.geometry.logBytes == 512 << 10)
   }
+
+  /// Blocks that are there and were never written cost each fence two writes of the journal: a
+  /// commit to a log that had grown to 32 MiB took 300 us, for 8,000 commits, where 190 do.
+  @Test func aLogThatGrewIsWrittenWhereFencesAreTheFileSystems() throws {
+    let pool = try EnginePool(
+      fileBytes: 8 << 20, logBytes: 64 << 10, logBytesMax: 1 << 20, persistence: .msync)
+    try pool.engine.openSection()
+    for offset in 0..<EnginePool.watchedPages * 4096 { pool.bytes[offset] = 1 }
+    try pool.engine.closeSection()
+    let geometry = pool.engine.superblock.geometry
+    #expect(geometry.logBytes == 512 << 10)
+    let added = geometry.logOffset + (64 << 10)..<geometry.logOffset + geometry.logBytes
+    // Unwritten blocks are holes to this.
+    #expect(pool.engine.file.dataParts(in: added) == [added])
+  }
 }
 
 @Suite struct SectionTests {

@@ -6,6 +6,7 @@
 #include <linux/magic.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -52,7 +53,11 @@ int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count) {
 
 int cvp_write_zeros(int descriptor, uint64_t offset, uint64_t byte_count) {
   static const char page[CVP_PAGE_BYTES];
-  for (uint64_t end = offset + byte_count; offset < end;) {
+  const uint64_t end = offset + byte_count;
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < end)
+    return 0;  // SIGXFSZ
+  while (offset < end) {
     ssize_t written = pwrite(descriptor, page, sizeof page, (off_t)offset);
     if (written == (ssize_t)sizeof page)
       offset += sizeof page;

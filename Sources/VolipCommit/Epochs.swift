@@ -36,6 +36,11 @@ extension PoolEngine {
     try withGate { () throws(PoolError) in try watch(upTo: limit) }
   }
 
+  /// Runs `body` while nobody commits.
+  public func betweenCommits(_ body: () throws(PoolError) -> Void) throws(PoolError) {
+    try withGate(body)
+  }
+
   /// The parts of a range of the image, in bytes, that have blocks in the file.
   public func dataParts(in range: Range<UInt64>) -> [Range<UInt64>] {
     let start = superblock.geometry.imageOffset

@@ -294,7 +294,11 @@ public final class PoolEngine: @unchecked Sendable {
     let (retention, image) = (parts.retention, parts.image)
     try tracker.takeWritten(into: writeSet)
     writeSet.markRetained { retention.isRetained(page: $0) }
-    try tracker.arm(writeSet)
+    do throws(PoolError) {
+      try tracker.arm(writeSet)
+    } catch {
+      throw poison(error, "writes outside sections not found")  // some are armed now
+    }
     var stray: PoolOffset?
     try writeSet.forEachRun(gapPagesMax: 0, where: { !writeSet.isRetained($0) }) {
       (pages) throws(PoolError) in

@@ -41,8 +41,7 @@ public final class AnnouncedHeap: @unchecked Sendable {
   /// 1 MiB; each arena is twice as large as the one before, up to 1 GiB.
   static let arenaPagesMin = 256
   static let arenaPagesMax = 1 << 18
-  /// More than the 32 pages over which the write-protect tracker arms at once: so no run that it
-  /// arms reaches over an arena.
+  /// Fewer are not worth the metadata.
   static let arenaPagesLeast = 40
 
   /// Finds the arenas that the pool has.

@@ -400,6 +400,7 @@ public final class PoolFile {
   /// Writes zeroes to whole pages in which nothing is yet. What `allocate` leaves unwritten takes
   /// the file system's journal along when it is first flushed.
   public func writeZeros(_ range: Range<UInt64>) throws(PoolError) {
+    guard fileLock.isLock else { return }  // as in `allocate`
     let result = attemptShim("pwrite") {
       Int(cvp_write_zeros(descriptor, range.lowerBound, UInt64(range.count)))
     }

@@ -165,8 +165,13 @@ public final class FilePool {
 
   /// Makes bytes of the file zero. Pages that nobody ever wrote stay as they are: no memory.
   public func zero(_ bytes: Range<UInt64>) throws(PoolError) {
-    let page = PoolGeometry.pageBytes
     guard bytes.count > Self.copyBytes else { return zeroAll(bytes) }
+    // An msync of another thread arms pages before they are in the image.
+    try engine.betweenCommits { () throws(PoolError) in try zeroSparsely(bytes) }
+  }
+
+  private func zeroSparsely(_ bytes: Range<UInt64>) throws(PoolError) {
+    let page = PoolGeometry.pageBytes
     let pageMap = try Int32(
       require("open") { Int(Glibc.open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)) })
     defer { close(pageMap) }

@@ -144,9 +144,12 @@ public final class PageMapScanTracker: Tracker {
     try writeSet.forEachRun(
       gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }
     ) { (run) throws(PoolError) in
-      try scan(run, arming: true) { page in
-        while index < writeSet.pageCount, writeSet.page(index) < page { index += 1 }
-        if index == writeSet.pageCount || writeSet.page(index) != page { late.append(page) }
+      // A run may reach over announced pages, whose image waits for a checkpoint.
+      try workingCopy.forEachTracked(run) { pages throws(PoolError) in
+        try scan(pages, arming: true) { page in
+          while index < writeSet.pageCount, writeSet.page(index) < page { index += 1 }
+          if index == writeSet.pageCount || writeSet.page(index) != page { late.append(page) }
+        }
       }
     }
     writeSet.insert(late)

@@ -76,12 +76,17 @@ public final class WriteProtectTracker: Tracker {
 
   public func takeWrittenAndArm(into writeSet: WriteSet) throws(PoolError) {
     try takeWritten(into: writeSet)
-    try writeSet.forEachRun(gapPagesMax: gapPagesMax, where: { _ in true }, arm)
+    writeSet.retainNone()
+    try arm(writeSet)
   }
 
   public func arm(_ writeSet: WriteSet) throws(PoolError) {
     try writeSet.forEachRun(
-      gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }, arm)
+      gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }
+    ) { (run) throws(PoolError) in
+      // A run may reach over announced pages.
+      try workingCopy.forEachTracked(run, arm)
+    }
   }
 
   private func arm(_ pages: Range<Int>) throws(PoolError) {

@@ -37,6 +37,34 @@ import Testing
     #expect(pool.current == pool.committed)
   }
 
+  /// The call that arms a run of written pages says what it armed between them. It said announced
+  /// ones, too: they were compared with an image that their update had yet to reach, and dropped
+  /// with the section, so that what an older one had committed was no longer seen.
+  @Test(arguments: TrackerKind.hostKinds)
+  func anAbortedSectionOnBothSidesOfAnnouncedPagesLeavesThemAlone(_ kind: TrackerKind) throws {
+    let pool: EnginePool
+    do {
+      pool = try EnginePool(tracker: kind, announces: true)
+    } catch PoolError.trackerUnavailable(let tracker, let reason) {
+      print("skipped: \(tracker): \(reason)")
+      return
+    }
+    let announced = EnginePool.announcedBytes
+    let sides = [announced.lowerBound - 1, announced.upperBound]
+    try pool.engine.watch(upTo: EnginePool.watchedPages + 8)
+    for value in UInt8(1)...8 {
+      try pool.engine.openSection(.announced)
+      pool.bytes[announced.lowerBound] = value
+      pool.announce(announced.lowerBound..<announced.lowerBound + 1)
+      try pool.engine.closeSection()
+      try pool.engine.openSection()
+      for side in sides { pool.bytes[side] = value }
+      try pool.engine.abortSection()
+      #expect(pool.bytes[announced.lowerBound] == value)
+      #expect(sides.map { pool.bytes[$0] } == [0, 0])
+    }
+  }
+
   @Test func theMsyncPathRecoversToo() throws {
     var generator = SeededGenerator.forTest()
     let pool = try EnginePool(logBytes: 128 << 10, persistence: .msync, announces: true)

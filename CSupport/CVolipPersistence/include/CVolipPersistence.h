@@ -89,8 +89,8 @@ void cvp_forks_go_on(void);
 int cvp_allocate_blocks(int descriptor, uint64_t offset, uint64_t byte_count);
 
 /// Writes zeroes to whole pages of a file, each by a call of its own: what is written in larger
-/// pieces is cached in larger ones, and a store to one of those is flushed as all of it. Returns 0
-/// or a negative errno.
+/// pieces is cached in larger ones, and a store to one of those is flushed as all of it. Writes
+/// nothing where the process may not write so far into a file. Returns 0 or a negative errno.
 int cvp_write_zeros(int descriptor, uint64_t offset, uint64_t byte_count);
 
 /// Copies bytes from one file to another. Returns 0 or a negative errno, -EIO where the source

@@ -58,6 +58,8 @@ TESTS = {
     "lostPagesWhole": "anImagePageThatFailsUnderASectionIsRebuilt",
     "rebuildImage": "anImagePageThatFailsUnderASectionIsRebuilt",
     "armByProtection": "TrackerTests/noPageIsMissedInAThousandRandomRounds",
+    "lateWrites": "whatIsWrittenBetweenTakingAndArmingIsInTheWriteSet",
+    "announcedGaps": "anAbortedSectionOnBothSidesOfAnnouncedPagesLeavesThemAlone",
     "armInGuest": "GuestTrackerTests",
     "guestFlush": "GuestTrackerTests",
     "armInLog": "poolsInOneMemorySlotDoNotDisturbEachOthersLog",

@@ -75,7 +75,7 @@ package enum MutationSite: String, CaseIterable, Sendable {
   // Pages that fail
   case failedPagesCheck, lostMemoryCheck, lostPagesWhole, rebuildImage
   // Trackers
-  case armByProtection, armInGuest, guestFlush, armInLog, marksInLog
+  case armByProtection, armInGuest, guestFlush, armInLog, marksInLog, lateWrites, announcedGaps
   // The process
   case fileLock, lockNotInherited, memoryNotInherited
   // The heap

@@ -152,7 +152,7 @@ public final class PageMapScanTracker: Tracker {
         }
       }
     }
-    writeSet.insert(late)
+    if !isRemoved(.lateWrites) { writeSet.insert(late) }
   }
 
   private func arm(_ pages: Range<Int>) throws(PoolError) {

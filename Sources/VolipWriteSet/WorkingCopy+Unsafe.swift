@@ -156,6 +156,7 @@ public final class WorkingCopy {
   func forEachTracked<Failure: Error>(
     _ pages: Range<Int>, _ body: (Range<Int>) throws(Failure) -> Void
   ) throws(Failure) {
+    guard !isRemoved(.announcedGaps) else { return try body(pages) }
     var start = pages.lowerBound
     for run in announcedPages where run.upperBound > start && run.lowerBound < pages.upperBound {
       if start < run.lowerBound { try body(start..<run.lowerBound) }

@@ -61,7 +61,8 @@ public protocol Tracker: AnyObject {
   /// As `takeWritten`, and arms every page that it reports: for sections that retain nothing.
   func takeWrittenAndArm(into writeSet: WriteSet) throws(PoolError)
 
-  /// Arms the pages that `writeSet` does not retain. Armed pages may be armed again.
+  /// Arms the pages that `writeSet` does not retain. Armed pages may be armed again; one that was
+  /// written since the take and is armed with them joins the set. Before `compare`.
   func arm(_ writeSet: WriteSet) throws(PoolError)
 
   /// Whether pages that wait for each other are armed for less.

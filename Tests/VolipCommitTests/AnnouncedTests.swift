@@ -10,14 +10,11 @@ import Testing
     _ kind: TrackerKind, audit: Bool
   ) throws {
     var generator = SeededGenerator.forTest("announced \(kind.rawValue) \(audit)")
-    let pool: EnginePool
-    do {
-      pool = try EnginePool(
-        logBytesMax: 512 << 10, tracker: kind, announces: true, audit: audit)
-    } catch PoolError.trackerUnavailable(let tracker, let reason) {
-      print("skipped: \(tracker): \(reason)")
-      return
-    }
+    guard
+      let pool = try whereTrackerIsAvailable({
+        try EnginePool(logBytesMax: 512 << 10, tracker: kind, announces: true, audit: audit)
+      })
+    else { return }
     for round in 0..<400 {
       switch Int.random(in: 0..<8, using: &generator) {
       case 0:
@@ -42,13 +39,8 @@ import Testing
   /// with the section, so that what an older one had committed was no longer seen.
   @Test(arguments: TrackerKind.hostKinds)
   func anAbortedSectionOnBothSidesOfAnnouncedPagesLeavesThemAlone(_ kind: TrackerKind) throws {
-    let pool: EnginePool
-    do {
-      pool = try EnginePool(tracker: kind, announces: true)
-    } catch PoolError.trackerUnavailable(let tracker, let reason) {
-      print("skipped: \(tracker): \(reason)")
-      return
-    }
+    guard let pool = try whereTrackerIsAvailable({ try EnginePool(tracker: kind, announces: true) })
+    else { return }
     let announced = EnginePool.announcedBytes
     let sides = [announced.lowerBound - 1, announced.upperBound]
     try pool.engine.watch(upTo: EnginePool.watchedPages + 8)
@@ -148,13 +140,11 @@ import Testing
   @Test(arguments: TrackerKind.hostKinds)
   func anAuditFindsTheByteThatNobodyAnnounced(_ kind: TrackerKind) throws {
     var generator = SeededGenerator.forTest("audit \(kind.rawValue)")
-    let pool: EnginePool
-    do {
-      pool = try EnginePool(tracker: kind, announces: true, audit: true)
-    } catch PoolError.trackerUnavailable(let tracker, let reason) {
-      print("skipped: \(tracker): \(reason)")
-      return
-    }
+    guard
+      let pool = try whereTrackerIsAvailable({
+        try EnginePool(tracker: kind, announces: true, audit: true)
+      })
+    else { return }
     for _ in 0..<30 {
       try pool.commitScribbles(using: &generator)
       let offset = Int.random(in: EnginePool.announcedBytes, using: &generator)

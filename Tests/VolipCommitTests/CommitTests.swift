@@ -48,14 +48,11 @@ import Testing
     _ kind: TrackerKind, retention: Bool
   ) throws {
     var generator = SeededGenerator.forTest("fileRecovers \(kind.rawValue) \(retention)")
-    let pool: EnginePool
-    do {
-      pool = try EnginePool(
-        logBytesMax: 512 << 10, tracker: kind, retention: retention)
-    } catch PoolError.trackerUnavailable(let tracker, let reason) {
-      print("skipped: \(tracker): \(reason)")
-      return
-    }
+    guard
+      let pool = try whereTrackerIsAvailable({
+        try EnginePool(logBytesMax: 512 << 10, tracker: kind, retention: retention)
+      })
+    else { return }
     for round in 0..<400 {
       switch Int.random(in: 0..<8, using: &generator) {
       case 0:
@@ -250,13 +247,7 @@ import Testing
   @Test(arguments: TrackerKind.hostKinds)
   func threadsThatEndAnywhereLeaveWholeSections(_ kind: TrackerKind) throws {
     var generator = SeededGenerator.forTest("threads \(kind.rawValue)")
-    let pool: EnginePool
-    do {
-      pool = try EnginePool(tracker: kind)
-    } catch PoolError.trackerUnavailable(let tracker, let reason) {
-      print("skipped: \(tracker): \(reason)")
-      return
-    }
+    guard let pool = try whereTrackerIsAvailable({ try EnginePool(tracker: kind) }) else { return }
     for _ in 0..<60 {
       var threads: [pthread_t] = []
       for _ in 0..<4 {
@@ -279,11 +270,7 @@ import Testing
   }
 
   @Test func aWriteBetweenSectionsIsPutBackAndReported() throws {
-    let pool: EnginePool
-    do {
-      pool = try EnginePool(tracker: .pageMapScan)
-    } catch PoolError.trackerUnavailable(let tracker, let reason) {
-      print("skipped: \(tracker): \(reason)")
+    guard let pool = try whereTrackerIsAvailable({ try EnginePool(tracker: .pageMapScan) }) else {
       return
     }
     try pool.engine.openSection()

@@ -124,6 +124,16 @@ final class EnginePool {
   }
 }
 
+/// What `make` makes, or nil and why not, where this machine has no such tracker.
+func whereTrackerIsAvailable(_ make: () throws -> EnginePool) throws -> EnginePool? {
+  do {
+    return try make()
+  } catch PoolError.trackerUnavailable(let tracker, let reason) {
+    print("skipped: \(tracker): \(reason)")
+    return nil
+  }
+}
+
 extension SeededGenerator {
   mutating func next() -> UInt8 { UInt8(truncatingIfNeeded: next() as UInt64) }
 }

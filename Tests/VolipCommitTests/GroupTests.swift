@@ -9,13 +9,8 @@ import Testing
 @Suite struct GroupTests {
   @Test(arguments: TrackerKind.hostKinds)
   func sectionsThatOverlapCommitInOneRecord(_ kind: TrackerKind) throws {
-    let pool: EnginePool
-    do {
-      pool = try EnginePool(tracker: kind, announces: true)
-    } catch PoolError.trackerUnavailable(let tracker, let reason) {
-      print("skipped: \(tracker): \(reason)")
-      return
-    }
+    guard let pool = try whereTrackerIsAvailable({ try EnginePool(tracker: kind, announces: true) })
+    else { return }
     let engine = pool.engine
     let announcedByte = EnginePool.announcedBytes.lowerBound
     for round in 1...20 as ClosedRange<UInt64> {

@@ -11,13 +11,7 @@ import Testing
   @Test(arguments: TrackerKind.hostKinds)
   func noWriteIsMissedHoweverHabitsChange(_ kind: TrackerKind) throws {
     var generator = SeededGenerator.forTest("habits \(kind.rawValue)")
-    let pool: EnginePool
-    do {
-      pool = try EnginePool(tracker: kind)
-    } catch PoolError.trackerUnavailable(let tracker, let reason) {
-      print("skipped: \(tracker): \(reason)")
-      return
-    }
+    guard let pool = try whereTrackerIsAvailable({ try EnginePool(tracker: kind) }) else { return }
     let habits = Habits(pool)
     var (idle, retained, stray) = (0, 0, 0)
     for _ in 0..<40 {

@@ -141,15 +141,11 @@ public final class PageMapScanTracker: Tracker {
   public func arm(_ writeSet: WriteSet) throws(PoolError) {
     var late: [Int] = []
     var index = 0
-    try writeSet.forEachRun(
-      gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }
-    ) { (run) throws(PoolError) in
-      // A run may reach over announced pages, whose image waits for a checkpoint.
-      try workingCopy.forEachTracked(run) { pages throws(PoolError) in
-        try scan(pages, arming: true) { page in
-          while index < writeSet.pageCount, writeSet.page(index) < page { index += 1 }
-          if index == writeSet.pageCount || writeSet.page(index) != page { late.append(page) }
-        }
+    try workingCopy.forEachRunToArm(writeSet, gapPagesMax: gapPagesMax) {
+      (run) throws(PoolError) in
+      try scan(run, arming: true) { page in
+        while index < writeSet.pageCount, writeSet.page(index) < page { index += 1 }
+        if index == writeSet.pageCount || writeSet.page(index) != page { late.append(page) }
       }
     }
     if !isRemoved(.lateWrites) { writeSet.insert(late) }

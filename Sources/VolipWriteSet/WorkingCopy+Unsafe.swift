@@ -165,6 +165,20 @@ public final class WorkingCopy {
     if start < pages.upperBound { try body(start..<pages.upperBound) }
   }
 
+  /// Calls `body` for each run of pages that arming goes over: those that `writeSet` does not
+  /// retain and up to `gapPagesMax` others between them, but no announced ones, whose image waits
+  /// for a checkpoint.
+  @inline(__always)
+  func forEachRunToArm<Failure: Error>(
+    _ writeSet: WriteSet, gapPagesMax: Int, _ body: (Range<Int>) throws(Failure) -> Void
+  ) throws(Failure) {
+    try writeSet.forEachRun(
+      gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }
+    ) { (run) throws(Failure) in
+      try forEachTracked(run, body)
+    }
+  }
+
   /// The first of some pages that cannot be read, or nil: for walks through metadata.
   package func unreadablePage(in pages: Range<Int>) -> Int? {
     guard !pages.isEmpty,

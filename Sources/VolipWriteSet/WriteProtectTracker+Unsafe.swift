@@ -81,12 +81,7 @@ public final class WriteProtectTracker: Tracker {
   }
 
   public func arm(_ writeSet: WriteSet) throws(PoolError) {
-    try writeSet.forEachRun(
-      gapPagesMax: gapPagesMax, where: { !writeSet.isRetained($0) }
-    ) { (run) throws(PoolError) in
-      // A run may reach over announced pages.
-      try workingCopy.forEachTracked(run, arm)
-    }
+    try workingCopy.forEachRunToArm(writeSet, gapPagesMax: gapPagesMax, arm)
   }
 
   private func arm(_ pages: Range<Int>) throws(PoolError) {
